@@ -1,0 +1,1 @@
+"""JetLLM: language models on NVIDIA Jetson, and on any Linux machine."""

@@ -1,0 +1,1 @@
+"""Weights on disk: where they come from, where they are kept, whether they are sound."""

@@ -1,0 +1,200 @@
+"""The vocabulary of generation that every layer shares: a request, its chunks, its result."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class FinishReason(str, Enum):
+    """Why a generation ended: a stop string or end-of-turn token, or a token limit."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat; *role* is system, user, assistant or tool."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """What to generate. Exactly one of *messages* and *prompt* is set.
+
+    ``None`` always means "the default of the model, its task or the engine".
+
+    Args:
+        model: a registry name or alias; ``None`` or "auto" lets the selector choose.
+        variant: the name of one of the model's variants; ``None`` lets the selector choose.
+        task: a task name that the caller states, instead of having it guessed.
+        speed: "fast", "balanced" or "quality".
+        prompt: raw text, given to the model as it is.
+        max_tokens: upper limit of generated tokens; at least 1.
+        temperature: 0 is greedy.
+        seed: same seed, same text on the same machine and engine.
+        stop: texts that end the generation and are not part of it.
+        logprobs: whether chunks carry log-probabilities.
+        top_logprobs: how many alternatives beside each token; 0 to 20.
+        json_schema: the text must validate against this JSON schema; ``{}`` is any JSON object.
+        grammar: the text must match this GBNF grammar; not together with *json_schema*.
+        ignore_eos: go on to *max_tokens* whatever the model says (benchmarks).
+        cache_prompt: whether the engine may reuse the KV cache of an earlier prompt.
+    """
+
+    model: str | None = None
+    variant: str | None = None
+    task: str | None = None
+    speed: str | None = None
+    messages: tuple[Message, ...] | None = None
+    prompt: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: bool = False
+    top_logprobs: int = 0
+    json_schema: Mapping[str, Any] | None = None
+    grammar: str | None = None
+    ignore_eos: bool = False
+    cache_prompt: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form that `from_dict` reads back; fields at their default are left out."""
+        data = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) not in (None, (), {}, False) or f.name == "json_schema"
+        }
+        data["cache_prompt"] = self.cache_prompt
+        if self.messages is not None:
+            data["messages"] = [[m.role, m.content] for m in self.messages]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> GenerateRequest:
+        """Rebuild a request that crossed the wire."""
+        values = dict(data)
+        if values.get("messages") is not None:
+            values["messages"] = tuple(Message(role, text) for role, text in values["messages"])
+        values["stop"] = tuple(values.get("stop", ()))
+        values["logit_bias"] = {int(k): v for k, v in values.get("logit_bias", {}).items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token's text, bytes and natural-log probability, with its likeliest alternatives."""
+
+    token: str
+    logprob: float
+    token_bytes: tuple[int, ...] | None = None
+    top: tuple[TokenLogprob, ...] = ()
+
+    def to_list(self) -> list[Any]:
+        """Return the compact JSON form that `from_list` reads back."""
+        return [self.token, self.logprob, self.token_bytes, [t.to_list() for t in self.top]]
+
+    @classmethod
+    def from_list(cls, data: list[Any]) -> TokenLogprob:
+        """Rebuild a value that crossed the wire."""
+        token, logprob, raw, top = data
+        raw = None if raw is None else tuple(raw)
+        return cls(token, logprob, raw, tuple(cls.from_list(t) for t in top))
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts of one generation, in the model's own tokens.
+
+    *cached_tokens* of the prompt's tokens were found in the KV cache and not computed again.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Timings:
+    """The engine's own clock for one generation, in seconds.
+
+    *prefill_s* covers ``prompt_tokens - cached_tokens`` tokens, *decode_s* the generated ones.
+    """
+
+    prefill_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of generated text; the last one of a stream carries *finish_reason* and *usage*.
+
+    *prefill* is (tokens processed, tokens in all) while the prompt is being read; such a chunk
+    has no text.
+    """
+
+    text: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prefill: tuple[int, int] | None = None
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the compact JSON form that `from_dict` reads back."""
+        data: dict[str, Any] = {"t": self.text}
+        if self.logprobs:
+            data["l"] = [item.to_list() for item in self.logprobs]
+        if self.prefill is not None:
+            data["p"] = list(self.prefill)
+        if self.finish_reason is not None:
+            data["f"] = self.finish_reason.value
+        if self.usage is not None:
+            data["u"] = list(dataclasses.astuple(self.usage))
+        if self.timings is not None:
+            data["s"] = list(dataclasses.astuple(self.timings))
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Chunk:
+        """Rebuild a chunk that crossed the wire."""
+        return cls(
+            text=data["t"],
+            logprobs=tuple(TokenLogprob.from_list(item) for item in data.get("l", ())),
+            prefill=tuple(data["p"]) if "p" in data else None,
+            finish_reason=FinishReason(data["f"]) if "f" in data else None,
+            usage=Usage(*data["u"]) if "u" in data else None,
+            timings=Timings(*data["s"]) if "s" in data else None,
+        )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished generation.
+
+    *ttft_s* runs from the request to the first text, *total_s* to the last, on the caller's clock.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings | None
+    logprobs: tuple[TokenLogprob, ...]
+    model: str
+    variant: str
+    ttft_s: float
+    total_s: float

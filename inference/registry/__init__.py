@@ -1,0 +1,1 @@
+"""models.json: what models there are and how each is run."""
