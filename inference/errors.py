@@ -218,7 +218,7 @@ def _tree(cls: type[JetLLMError]) -> list[type[JetLLMError]]:
 
 def from_dict(data: Mapping[str, Any]) -> JetLLMError:
     """Rebuild an error that crossed a process boundary; an unknown code is an `InternalError`."""
-    classes = {cls.code: cls for cls in reversed(_tree(JetLLMError))}
+    classes = {cls.code: cls for cls in _tree(JetLLMError)}
     cls = classes.get(str(data.get("code")), InternalError)
     return cls(
         str(data.get("message", "unknown error")),

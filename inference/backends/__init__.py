@@ -1,1 +1,152 @@
-"""One file per engine."""
+"""Backends: one module per engine, found by name; this file is the contract that they keep.
+
+A backend module has a ``class Backend`` whose constructor takes `LoadOptions` and loads, and a
+literal tuple ``REQUIRES`` with the packages that its engine needs, if any. Only the worker imports such a
+module, so it may import its engine at the top; everybody else learns from ``REQUIRES``, which is
+read without running the file. docs/adding-a-backend.md has an example.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import pkgutil
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from inference.errors import NoUsableBackendError
+from inference.generation import Chunk, GenerateRequest
+
+Capability = Literal["chat", "completion", "logprobs", "json_schema", "grammar", "seed", "embed", "tokenize"]
+
+_MODULE_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What a backend loads, and within which limits.
+
+    Args:
+        weights: a file or a directory, complete and checked.
+        context_tokens: tokens that one sequence may have, prompt and answer together.
+        slots: sequences computed at once; an engine that cannot says so in its own ``slots``.
+        threads: CPU threads; ``None`` leaves the choice to the backend.
+        prefill_batch_tokens: tokens of a prompt between two looks at ``cancelled``.
+        prompt_cache_bytes: memory for the KV caches of finished prompts; 0 is none.
+        device: the engine's own name of a device ("cuda:0"); ``None`` leaves the choice to it.
+        runtime_dir: a private directory (0700) for sockets and temporaries.
+    """
+
+    weights: Path
+    context_tokens: int
+    slots: int
+    threads: int | None
+    prefill_batch_tokens: int
+    prompt_cache_bytes: int
+    runtime_dir: Path
+    device: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form that `from_dict` reads back."""
+        paths = {"weights": str(self.weights), "runtime_dir": str(self.runtime_dir)}
+        return dataclasses.asdict(self) | paths
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LoadOptions:
+        """Rebuild options that crossed the wire."""
+        paths = {name: Path(data[name]) for name in ("weights", "runtime_dir")}
+        return cls(**{**data, **paths})
+
+
+class BackendProtocol(Protocol):
+    """A loaded model.
+
+    *slots* and *context_tokens* are what the engine granted, which may be less than the options
+    asked for. *engine* names the engine and its version: "llama.cpp b1234 (xllamacpp 2026.1)".
+    """
+
+    capabilities: frozenset[Capability]
+    slots: int
+    context_tokens: int
+    engine: str
+
+    def __init__(self, options: LoadOptions) -> None:
+        """Load, so that the next call generates at full speed.
+
+        Raises:
+            LoadFailedError: the engine refused the weights; the message has its reason.
+            UnsafeArtifactError: the weights are of a kind that is never loaded.
+        """
+
+    def generate(self, request: GenerateRequest, cancelled: Callable[[], bool]) -> Iterator[Chunk]:
+        """Yield prefill chunks if the engine can, text chunks, and exactly one last chunk.
+
+        The last chunk has *finish_reason*, *usage* and *timings*, and may have text. Up to *slots*
+        threads may call this at once. The stream ends early, without a last chunk, soon after
+        *cancelled* returns true or the iterator is closed; *cancelled* is quick and any thread of
+        the backend may call it.
+
+        Raises:
+            InvalidRequestError: the request asks for what this backend cannot do.
+            ContextLengthExceededError: *details* has "prompt_tokens" and "context_tokens".
+            JetLLMError: anything else, at the latest from the iterator's ``next``.
+        """
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of *text* as it stands, without added special tokens."""
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens `tokenize` makes of *text*."""
+
+    def close(self) -> None:
+        """Stop what runs and release the weights; a second call does nothing."""
+
+
+def open_backend(name: str, options: LoadOptions) -> BackendProtocol:
+    """Load *options.weights* with the backend module called *name*.
+
+    Raises:
+        NoUsableBackendError: there is no such module, or its engine is not installed.
+        JetLLMError: whatever the module's constructor raises.
+    """
+    missing = _missing_packages(name)
+    if missing:
+        raise NoUsableBackendError(
+            f"backend '{name}' needs packages that are not installed: {', '.join(missing)}",
+            hint="docs/adding-a-backend.md says where each engine comes from",
+        )
+    backend: BackendProtocol = importlib.import_module(f"{__name__}.{name}").Backend(options)
+    return backend
+
+
+def installed_backends() -> frozenset[str]:
+    """Return the backends whose engine is installed here; imports no engine."""
+    return frozenset(name for name in _names() if not _missing_packages(name))
+
+
+def _names() -> list[str]:
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if _MODULE_NAME.fullmatch(m.name))
+
+
+def _missing_packages(name: str) -> list[str]:
+    if name not in _names():
+        raise NoUsableBackendError(
+            f"backend: expected one of {', '.join(_names())}, got {name!r}",
+            hint="correct the variant's backend in models.json",
+        )
+    return [package for package in _requires(name) if importlib.util.find_spec(package) is None]
+
+
+def _requires(name: str) -> tuple[str, ...]:
+    spec = importlib.util.find_spec(f"{__name__}.{name}")
+    if spec is None or spec.origin is None:
+        return ()
+    for statement in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "REQUIRES":
+            return tuple(ast.literal_eval(statement.value))
+    return ()

@@ -1,0 +1,97 @@
+# JetLLM: make serve | make test | make check | make bench
+
+PYTHON ?= python3
+MODEL := smollm2-135m-instruct
+TEST_MODELS := $(MODEL) gemma-3-270m
+UV_VERSION := 0.13.8
+
+VENV := .venv
+BIN := $(VENV)/bin
+SERVE := $(VENV)/serve.stamp
+TEST := $(VENV)/test.stamp
+TRANSFORMERS := .venv-transformers/test.stamp
+PY310 := $(firstword $(wildcard $(shell command -v python3.10) $(HOME)/.pyenv/versions/3.10*/bin/python3.10))
+
+MAKE_VENV := scripts/make_venv.py
+COMMON := $(MAKE_VENV) pyproject.toml requirements/build.txt
+
+.PHONY: help serve test test-transformers test-310 check bench lock clean
+
+help:
+	@echo "make serve              install, fetch $(MODEL), serve on 127.0.0.1:8080"
+	@echo "make test               everything the tests need, then the tests"
+	@echo "make check              ruff, mypy --strict, the architecture test"
+	@echo "make bench              the benchmark; results go into docs/bench-log.md by hand"
+	@echo "make test-transformers  the reference engine's tests, in an environment with torch"
+	@echo "make test-310           the tests under Python 3.10, where there is one"
+	@echo "make lock               write requirements/*.txt anew; UPGRADE=--upgrade for new versions"
+	@echo "make clean              remove environments and caches; weights are kept"
+
+serve: $(SERVE)
+	@$(BIN)/jetllm pull $(MODEL)
+	@exec $(BIN)/jetllm serve --preload $(MODEL)
+
+test: $(TEST)
+	$(BIN)/jetllm pull $(TEST_MODELS)
+	$(BIN)/python -m pytest
+
+check: $(TEST)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_architecture.py
+
+bench: $(TEST)
+	$(BIN)/jetllm pull $(TEST_MODELS)
+	$(BIN)/python benchmarks/run.py
+
+test-transformers: $(TRANSFORMERS)
+	.venv-transformers/bin/python -m pytest -m transformers -rs
+
+ifeq ($(PY310),)
+test-310:
+	@echo "test-310: skipped, no python3.10 on PATH or in ~/.pyenv/versions"
+else
+test-310: .venv-310/test.stamp
+	.venv-310/bin/python -m pytest
+endif
+
+$(SERVE): $(COMMON) requirements/base.txt
+	@$(call venv,$(PYTHON),$(VENV),requirements/base.txt)
+
+$(TEST): $(COMMON) requirements/test.txt
+	@$(call venv,$(PYTHON),$(VENV),requirements/test.txt)
+	@touch $(SERVE)
+
+$(TRANSFORMERS): $(COMMON) requirements/transformers.txt requirements/torch.txt
+	@$(call venv,$(PYTHON),.venv-transformers,requirements/transformers.txt requirements/torch.txt)
+
+.venv-310/test.stamp: $(COMMON) requirements/test.txt
+	@$(call venv,$(PY310),.venv-310,requirements/test.txt)
+
+# $(call venv,python,directory,lock files)
+define venv
+command -v $(1) >/dev/null || { echo "make: $(1) not found"; \
+  echo "    hint: sudo apt-get install python3 python3-venv"; exit 1; }; \
+$(1) $(MAKE_VENV) $(2) $(3) && touch $@
+endef
+
+LOCK := .venv-lock/bin/uv pip compile --universal --python-version 3.10 --no-python-downloads \
+  --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet $(UPGRADE)
+
+lock: .venv-lock/uv-$(UV_VERSION).stamp
+	sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | cat - requirements/build.in | $(LOCK) - -o requirements/build.txt
+	$(LOCK) pyproject.toml -o requirements/base.txt
+	$(LOCK) pyproject.toml --extra test -c requirements/base.txt -o requirements/test.txt
+	echo torch > .venv-lock/excludes.txt
+	printf 'pytest\nhypothesis\n' | $(LOCK) pyproject.toml - --extra transformers -c requirements/test.txt \
+	  --excludes .venv-lock/excludes.txt -o requirements/transformers.txt
+
+.venv-lock/uv-$(UV_VERSION).stamp:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install uv==$(UV_VERSION)
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-310 .venv-lock .venv-transformers .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

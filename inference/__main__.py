@@ -1,0 +1,5 @@
+"""`python -m inference` is `jetllm`."""
+
+from inference.cli import main
+
+main()

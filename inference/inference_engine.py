@@ -1,0 +1,172 @@
+"""InferenceEngine: load a model and generate, from Python."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from inference.artifacts.sources import Progress
+from inference.errors import InvalidRequestError, ModelNotPulledError
+from inference.generation import GenerateRequest, Generation, Message
+from inference.service import Service, build_service
+from inference.settings import Settings, load_settings
+from inference.stream import GenerationStream
+
+_OPTIONS = {f.name for f in dataclasses.fields(GenerateRequest)} - {"messages", "prompt"}
+
+
+class InferenceEngine:
+    """Runs models in worker processes of this process.
+
+    >>> engine = InferenceEngine()
+    >>> engine.load_model("smollm2-135m-instruct")
+    >>> engine.generate("Hello, world!")["text"]
+
+    Args:
+        settings: by default what flags, environment and jetllm.yaml say, as for the daemon, but
+            nothing is unloaded for being idle.
+        overrides: single settings, by name.
+    """
+
+    def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
+        if settings is None:
+            settings = load_settings({"keep_alive_s": -1, **overrides})
+        elif overrides:
+            raise InvalidRequestError("give settings or single overrides, not both")
+        self._service: Service = build_service(settings)
+        self._model: str | None = None
+        reference = weakref.ref(self)
+        self._at_exit: Callable[[], None] = lambda: _close(reference)
+        atexit.register(self._at_exit)
+
+    def load_model(
+        self,
+        name: str,
+        variant: str | None = None,
+        *,
+        progress: Callable[[Progress], None] = lambda _: None,
+    ) -> dict[str, Any]:
+        """Load *name*, fetching its weights first when they are not here; return its status row.
+
+        Raises:
+            ModelNotFoundError: nothing of that name is registered; the hint has the likely name.
+            DownloadError: the weights could not be fetched.
+            DoesNotFitError, MemoryPressureError: there is too little memory.
+            LoadFailedError, UnsafeArtifactError: the weights are not usable.
+        """
+        try:
+            row = self._service.load(name, variant=variant)
+        except ModelNotPulledError:
+            self._service.pull(name, variant=variant, progress=progress)
+            row = self._service.load(name, variant=variant)
+        self._model = str(row["model"])
+        return row
+
+    def generate(self, prompt: str, **options: Any) -> dict[str, Any]:
+        """Answer *prompt*: as a user's turn when the model has a chat template, else by continuing it.
+
+        Args:
+            options: any field of `GenerateRequest` (``max_tokens``, ``temperature``, ``seed``,
+                ``stop``, ...), and ``raw=True`` to continue the text as it stands.
+
+        Returns:
+            ``text``, ``model``, ``variant``, ``finish_reason``, ``usage`` (token counts) and
+            ``timings`` (seconds).
+        """
+        with self.stream(prompt, **options) as stream:
+            return _finished(stream)
+
+    def stream(self, prompt: str, *, raw: bool = False, **options: Any) -> GenerationStream:
+        """Like `generate`, but returns the running stream: iterate it, and close it."""
+        request = self._request(options)
+        if not raw and self._chats(request.model):
+            return self._service.generate(dataclasses.replace(request, messages=(Message("user", prompt),)))
+        return self._service.generate(dataclasses.replace(request, prompt=prompt))
+
+    def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> dict[str, Any]:
+        """Answer a conversation of ``{"role": ..., "content": ...}`` turns."""
+        turns = tuple(Message(turn["role"], turn["content"]) for turn in messages)
+        request = dataclasses.replace(self._request(options), messages=turns)
+        with self._service.generate(request) as stream:
+            return _finished(stream)
+
+    def unload_model(self, name: str | None = None) -> dict[str, Any]:
+        """Unload *name*, by default the model that was loaded last."""
+        name = name or self._model
+        if name is None:
+            raise InvalidRequestError("no model is loaded", hint="engine.load_model(NAME)")
+        if name == self._model:
+            self._model = None
+        return self._service.unload(name)
+
+    def status(self) -> dict[str, Any]:
+        """What is loaded, and how much memory there is."""
+        return self._service.status()
+
+    def models(self) -> list[dict[str, Any]]:
+        """Every registered model, with what is known of it here."""
+        return self._service.models()
+
+    def close(self) -> None:
+        """End the workers; a second call does nothing."""
+        atexit.unregister(self._at_exit)
+        self._service.close()
+
+    def __enter__(self) -> InferenceEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _request(self, options: Mapping[str, Any]) -> GenerateRequest:
+        unknown = sorted(set(options) - _OPTIONS)
+        if unknown:
+            raise InvalidRequestError(
+                f"unknown option{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}",
+                hint=f"options: {', '.join(sorted(_OPTIONS))}",
+            )
+        stop = options.get("stop", ())
+        stop = (stop,) if isinstance(stop, str) else tuple(stop or ())
+        return GenerateRequest(**{"model": self._model, **options, "stop": stop})
+
+    def _chats(self, model: str | None) -> bool:
+        if model is None or model == "auto":
+            return True
+        return self._service.registry.get(model)[1].chat_template != "none"
+
+
+def _finished(stream: GenerationStream) -> dict[str, Any]:
+    for _ in stream:
+        pass
+    result = stream.result
+    if result is None:
+        raise InvalidRequestError("the generation was closed before its end")
+    return as_dict(result)
+
+
+def as_dict(result: Generation) -> dict[str, Any]:
+    """The result in plain values; times in seconds."""
+    timings = {"ttft_s": result.ttft_s, "total_s": result.total_s}
+    if result.timings is not None:
+        timings |= dataclasses.asdict(result.timings)
+    return {
+        "text": result.text,
+        "model": result.model,
+        "variant": result.variant,
+        "finish_reason": result.finish_reason.value,
+        "usage": dataclasses.asdict(result.usage),
+        "timings": timings,
+        "logprobs": [dataclasses.asdict(item) for item in result.logprobs],
+    }
+
+
+def _close(reference: weakref.ref[InferenceEngine]) -> None:
+    engine = reference()
+    if engine is not None:
+        engine.close()

@@ -1,0 +1,60 @@
+"""One daemon per state directory: a lock that the kernel drops when its holder ends."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+
+from inference.errors import AlreadyRunningError
+
+_FILE = "daemon.lock"
+
+
+class InstanceLock:
+    """Holds *state_dir* from construction to `close` or the end of the process.
+
+    Raises:
+        AlreadyRunningError: another process holds it.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(state_dir / _FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            url = running_daemon(state_dir)
+            raise AlreadyRunningError(
+                f"a daemon already runs with this state directory{f', at {url}' if url else ''}",
+                hint="use it, stop it, or name another state_dir",
+            ) from None
+
+    def publish(self, url: str) -> None:
+        """Tell `running_daemon` where this daemon listens."""
+        data = json.dumps({"pid": os.getpid(), "url": url}).encode()
+        os.pwrite(self._fd, data, 0)
+        os.ftruncate(self._fd, len(data))
+
+    def close(self) -> None:
+        """Give the directory up."""
+        os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+
+
+def running_daemon(state_dir: Path) -> str | None:
+    """Return the URL of the daemon that holds *state_dir*, or ``None``."""
+    try:
+        fd = os.open(state_dir / _FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(fd, 4096, 0)
+        return str(json.loads(text)["url"]) if text else None
+    finally:
+        os.close(fd)
+    return None

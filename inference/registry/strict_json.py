@@ -1,0 +1,62 @@
+"""Strict JSON: what a parser would let pass silently is an error with a path."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+Loc = tuple[str | int, ...]
+
+_MAX_DEPTH = 32
+
+
+def parse(text: str) -> tuple[Any, dict[Loc, str]]:
+    """Parse *text*; return the tree and what is wrong with it by its place.
+
+    A repeated key, NaN and an infinity are replaced by null, so that the rest can be checked too.
+
+    Raises:
+        ValueError: it is not JSON at all.
+    """
+    try:
+        tree = json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant, parse_float=_finite)
+    except RecursionError:
+        raise ValueError(f"nested deeper than {_MAX_DEPTH}") from None
+    return tree, dict(_refusals(tree, ()))
+
+
+class _Refused:
+    """Stands in the parsed tree for a value that strict JSON does not have."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        result[key] = _Refused("expected this key once, found it again") if key in result else value
+    return result
+
+
+def _constant(text: str) -> _Refused:
+    return _Refused(f"expected a finite number, got {text}")
+
+
+def _finite(text: str) -> float | _Refused:
+    number = float(text)
+    return number if math.isfinite(number) else _constant(text[:40])
+
+
+def _refusals(tree: Any, loc: Loc) -> Iterator[tuple[Loc, str]]:
+    if len(loc) > _MAX_DEPTH:
+        raise ValueError(f"nested deeper than {_MAX_DEPTH}")
+    items: Any = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in list(items):
+        if isinstance(value, _Refused):
+            yield (*loc, key), value.problem
+            tree[key] = None
+        else:
+            yield from _refusals(value, (*loc, key))

@@ -1,0 +1,228 @@
+"""One place in the supervisor's set: a worker, or the wish for one, and who waits for it.
+
+Everything here is changed under the supervisor's lock; `Entry.status` reads without it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from inference.errors import JetLLMError
+from inference.runtime.policy import Key, Tenant
+from inference.runtime.worker import Worker
+
+if TYPE_CHECKING:
+    from inference.runtime.supervisor import Plan
+
+
+class State(str, Enum):
+    """What a worker is doing, computed from facts and never stored."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """A worker as `status` shows it; ages and times left in seconds, sizes in bytes."""
+
+    model: str
+    variant: str
+    backend: str
+    state: State
+    pid: int | None
+    leases: int
+    waiting: int
+    slots: int
+    pinned: bool
+    loaded_s: float | None
+    idle_s: float | None
+    expires_in_s: float | None
+    memory_predicted_bytes: int
+    memory_observed_bytes: int | None
+    requests_total: int
+    progress: float | None
+    engine: str | None
+    context_tokens: int | None
+
+    @property
+    def key(self) -> Key:
+        """(model, variant)."""
+        return (self.model, self.variant)
+
+
+class Lease:
+    """The right to one slot of a worker; `release` it exactly once or more often.
+
+    *settled* is set when the slot is granted or *error* says why it never will be.
+    """
+
+    def __init__(self, entry: Entry, release: Callable[[Lease], None]) -> None:
+        self.entry = entry
+        self.settled = threading.Event()
+        self.granted = False
+        self.error: JetLLMError | None = None
+        self._release = release
+        self._released = False
+
+    def release(self) -> None:
+        """Give the slot, or the place in the queue, back."""
+        if not self._released:
+            self._released = True
+            self._release(self)
+
+
+class Entry:
+    """A planned, loading, loaded or leaving worker."""
+
+    def __init__(self, plan: Plan, now_s: float, *, pinned: bool | None = None) -> None:
+        self.plan = plan
+        self.worker: Worker | None = None
+        self.waiting: deque[Lease] = deque()
+        self.running: set[Lease] = set()
+        self.pinned = plan.pinned if pinned is None else pinned
+        self.retiring = False
+        self.loaded_s: float | None = None
+        self.last_used_s = now_s
+        self.observed_bytes: int | None = None
+        self.stop_s: float | None = None
+        self.abort_s: float | None = None
+        self._activity: tuple[float, int] | None = None
+        self._active_s = now_s
+
+    @property
+    def ledger_key(self) -> str:
+        """A key of this very worker: its successor may be reserved before it is gone."""
+        return f"{'/'.join(self.plan.key)}#{id(self)}"
+
+    @property
+    def leases(self) -> int:
+        """Requests that run here or wait for it."""
+        return len(self.waiting) + len(self.running)
+
+    @property
+    def ready(self) -> bool:
+        """Whether leases can be granted."""
+        return self.worker is not None and self.worker.ready and self.loaded_s is not None
+
+    @property
+    def accepts(self) -> bool:
+        """Whether new leases may join."""
+        return not self.retiring and not (self.worker is not None and self.worker.exited)
+
+    @property
+    def has_free_slot(self) -> bool:
+        """Whether a new lease would be granted at once."""
+        return self.ready and len(self.running) < self._slots
+
+    @property
+    def _slots(self) -> int:
+        info = self.worker.info if self.worker is not None else None
+        return int(info["slots"]) if info else self.plan.slots
+
+    @property
+    def state(self) -> State:
+        """The state that the facts add up to."""
+        if self.worker is None:
+            return State.QUEUED
+        if self.retiring:
+            return State.STOPPING
+        if self.worker.exited or self.abort_s is not None:
+            return State.FAILED
+        return State.READY if self.ready else State.STARTING
+
+    def admit(self, lease: Lease) -> None:
+        """Let *lease* join the end of the queue."""
+        self.waiting.append(lease)
+        self.grant()
+
+    def grant(self) -> None:
+        """Give free slots to those who have waited longest."""
+        while self.waiting and self.has_free_slot:
+            lease = self.waiting.popleft()
+            self.running.add(lease)
+            lease.granted = True
+            lease.settled.set()
+
+    def release(self, lease: Lease, now_s: float) -> None:
+        """Take *lease* out, wherever it is."""
+        self.last_used_s = now_s
+        self.running.discard(lease)
+        if lease in self.waiting:
+            self.waiting.remove(lease)
+        self.grant()
+
+    def fail(self, error: JetLLMError) -> None:
+        """Tell everyone who waits that it will not be."""
+        while self.waiting:
+            lease = self.waiting.popleft()
+            lease.error = error
+            lease.settled.set()
+
+    def inherit(self, other: Entry) -> None:
+        """Take over those who wait for *other*."""
+        while other.waiting:
+            lease = other.waiting.popleft()
+            lease.entry = self
+            self.waiting.append(lease)
+
+    def note_activity(self, activity: tuple[float, int], now_s: float) -> float:
+        """Record a loading worker's activity; return the seconds since it last changed."""
+        if activity != self._activity:
+            self._activity, self._active_s = activity, now_s
+        return now_s - self._active_s
+
+    def tenant(self, min_residency_s: float) -> Tenant:
+        """The entry as the eviction policy sees it."""
+        loading = self.loaded_s is None
+        return Tenant(
+            key=self.plan.key,
+            memory_bytes=self.observed_bytes or self.plan.memory_bytes,
+            leases=self.leases,
+            pinned=self.pinned,
+            last_used_s=self.last_used_s,
+            movable_at_s=float("inf") if loading else (self.loaded_s or 0.0) + min_residency_s,
+            leaving=self.retiring,
+        )
+
+    def status(self, now_s: float, keep_alive_s: float) -> WorkerStatus:
+        """A frozen picture."""
+        worker, state, leases = self.worker, self.state, self.leases
+        info = (worker.info if worker is not None else None) or {}
+        idle_s = now_s - self.last_used_s if state is State.READY and not leases else None
+        expires = idle_s is not None and keep_alive_s >= 0 and not self.pinned
+        return WorkerStatus(
+            model=self.plan.key[0],
+            variant=self.plan.key[1],
+            backend=self.plan.spec.backend,
+            state=state,
+            pid=worker.pid if worker is not None else None,
+            leases=leases,
+            waiting=len(self.waiting),
+            slots=self._slots,
+            pinned=self.pinned,
+            loaded_s=None if self.loaded_s is None else now_s - self.loaded_s,
+            idle_s=idle_s,
+            expires_in_s=max(0.0, keep_alive_s - (idle_s or 0.0)) if expires else None,
+            memory_predicted_bytes=self.plan.memory_bytes,
+            memory_observed_bytes=self.observed_bytes,
+            requests_total=worker.requests_total if worker is not None else 0,
+            progress=self._progress(state),
+            engine=info.get("engine"),
+            context_tokens=info.get("context_tokens"),
+        )
+
+    def _progress(self, state: State) -> float | None:
+        """Share of the predicted memory that a loading worker has taken; an estimate."""
+        if state is not State.STARTING or self.worker is None:
+            return None
+        taken = self.worker.resident_bytes() or 0
+        return min(0.99, taken / max(1, self.plan.memory_bytes))

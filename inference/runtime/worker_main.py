@@ -1,0 +1,175 @@
+"""The worker process: loads one model with one backend and serves frames until told to stop.
+
+Started as ``python -m inference.runtime.worker_main SOCKET_FD LIFELINE_FD PARENT_PID``. It ends by
+``os._exit``: an engine's own destructors have deadlocked, and only the end of the process gives
+all of its memory back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from inference.backends import BackendProtocol, LoadOptions, open_backend
+from inference.errors import InternalError, JetLLMError, LoadFailedError
+from inference.generation import GenerateRequest
+from inference.runtime.wire import Connection, Frame, WireError
+
+EXIT_LOAD_FAILED = 3
+EXIT_PARENT_GONE = 4
+OOM_SCORE = 800  # the kernel's OOM killer takes the worker, never the daemon
+_PR_SET_PDEATHSIG = 1
+_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWNET = 0x40000000
+
+
+def main(argv: list[str]) -> NoReturn:
+    """Run the worker to its end, which is always `os._exit`."""
+    socket_fd, lifeline_fd, parent_pid = (int(text) for text in argv)
+    isolated = _confine()
+    _tie_to_parent(parent_pid, lifeline_fd)
+    connection = Connection(socket.socket(fileno=socket_fd))
+    try:
+        frames = connection.frames()
+        first = next(frames, None)
+        if first is None or first.get("op") != "load":
+            os._exit(EXIT_PARENT_GONE)
+        backend = _load(connection, first, network_isolated=isolated)
+        _serve(backend, connection, frames)
+    except WireError as error:
+        sys.stderr.write(f"worker: {error}\n")
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _tie_to_parent(parent_pid: int, lifeline_fd: int) -> None:
+    """Die with the daemon: by signal when its spawning thread ends, else by the lifeline pipe.
+
+    After `_confine`: a new user namespace clears the parent-death signal and needs a single thread.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:  # it died before prctl took effect
+        os._exit(EXIT_PARENT_GONE)
+    threading.Thread(target=_watch_lifeline, args=(lifeline_fd,), name="lifeline", daemon=True).start()
+
+
+def _watch_lifeline(lifeline_fd: int) -> None:
+    while os.read(lifeline_fd, 1):
+        pass
+    os._exit(EXIT_PARENT_GONE)
+
+
+def _confine() -> bool:
+    """Give up what a worker does not need; return whether the network is out of reach."""
+    faulthandler.enable()  # SIGABRT from the watchdog leaves the Python stacks on stderr
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold prompts
+    with contextlib.suppress(OSError):  # denied in some containers; the kernel's default stays
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Root may leave the network alone; other users need a user namespace, which many hosts allow.
+    return bool(libc.unshare(_CLONE_NEWNET) == 0 or libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0)
+
+
+def _load(connection: Connection, frame: Frame, *, network_isolated: bool) -> BackendProtocol:
+    started_s = time.monotonic()
+    try:
+        backend = open_backend(frame["backend"], LoadOptions.from_dict(frame["options"]))
+    except JetLLMError as error:
+        _fail(connection, error)
+    except Exception as error:
+        # Engines raise what they like; the daemon adds the reason found on stderr.
+        traceback.print_exc()
+        _fail(connection, LoadFailedError(f"{type(error).__name__}: {error}"))
+    # Engines install handlers of their own: stopping is the daemon's business.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    info = {
+        "engine": backend.engine,
+        "capabilities": sorted(backend.capabilities),
+        "slots": backend.slots,
+        "context_tokens": backend.context_tokens,
+        "load_s": time.monotonic() - started_s,
+        "network_isolated": network_isolated,
+    }
+    connection.send({"event": "ready", "info": info})
+    return backend
+
+
+def _fail(connection: Connection, error: JetLLMError) -> NoReturn:
+    connection.send({"event": "failed", "error": error.to_dict()})
+    sys.stderr.flush()
+    os._exit(EXIT_LOAD_FAILED)
+
+
+def _serve(backend: BackendProtocol, connection: Connection, frames: Iterator[Frame]) -> None:
+    cancelled: dict[int, threading.Event] = {}
+    for frame in frames:
+        op, request_id = frame.get("op"), int(frame.get("id", 0))
+        if op == "stop":
+            return
+        if op == "cancel":
+            if request_id in cancelled:
+                cancelled[request_id].set()
+            continue
+        event = cancelled[request_id] = threading.Event()
+        call = _Call(backend, connection, frame, event, cancelled)
+        threading.Thread(target=call.run, name=f"call-{request_id}", daemon=True).start()
+
+
+class _Call:
+    """One request inside the worker."""
+
+    def __init__(
+        self,
+        backend: BackendProtocol,
+        connection: Connection,
+        frame: Frame,
+        event: threading.Event,
+        register: dict[int, threading.Event],
+    ) -> None:
+        self._backend = backend
+        self._connection = connection
+        self._frame = frame
+        self._event = event
+        self._register = register
+        self._id: int = frame["id"]
+
+    def run(self) -> None:
+        """Answer the frame; every path ends in one closing frame."""
+        try:
+            closing = self._tokenize() if self._frame["op"] == "tokenize" else self._generate()
+        except JetLLMError as error:
+            closing = {"event": "error", "error": error.to_dict()}
+        except Exception as error:
+            traceback.print_exc()
+            closing = {"event": "error", "error": InternalError(f"{type(error).__name__}").to_dict()}
+        self._register.pop(self._id, None)
+        self._connection.send({**closing, "id": self._id})
+
+    def _tokenize(self) -> Frame:
+        return {"event": "value", "value": self._backend.tokenize(self._frame["text"])}
+
+    def _generate(self) -> Frame:
+        request = GenerateRequest.from_dict(self._frame["request"])
+        for chunk in self._backend.generate(request, self._event.is_set):
+            sent = self._connection.send({"event": "chunk", "id": self._id, "chunk": chunk.to_dict()})
+            if not sent or self._event.is_set():
+                break
+        return {"event": "end"}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

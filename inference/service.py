@@ -1,0 +1,306 @@
+"""The use cases: generate, select, load, unload, pull, status; `build_service` joins the parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import inference
+from inference.artifacts.sources import Progress
+from inference.backends import LoadOptions
+from inference.catalog import Catalog
+from inference.device.detect import detect
+from inference.errors import InvalidRequestError, JetLLMError, LoadFailedError, WorkerCrashedError
+from inference.generation import GenerateRequest
+from inference.registry import Registry, load_registry
+from inference.runtime.entry import Lease, State, WorkerStatus
+from inference.runtime.supervisor import Limits, Plan, Supervisor
+from inference.runtime.worker import Worker, WorkerSpec
+from inference.selection.selector import Resident, Selection, select
+from inference.selection.tasks import Task, classify
+from inference.settings import Settings, worker_environment
+from inference.stream import Deadline, GenerationStream
+
+
+def _never() -> bool:
+    return False
+
+
+class Service:
+    """What JetLLM can do, for the API, the command line and the library alike.
+
+    Every method may be called from any thread. `close` it, or its workers live on until exit.
+    """
+
+    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+        self.settings = settings
+        self._catalog = catalog
+        self._supervisor = Supervisor(_limits(settings), budget=catalog.budget_bytes)
+        self._started_s = time.monotonic()
+        self._preloading: dict[str, JetLLMError | None] = dict.fromkeys(settings.preload)
+        self._preloaded = threading.Event()
+        if not settings.preload:
+            self._preloaded.set()
+
+    @property
+    def registry(self) -> Registry:
+        """The registry in force."""
+        return self._catalog.registry
+
+    def generate(self, request: GenerateRequest, cancelled: Callable[[], bool] = _never) -> GenerationStream:
+        """Start generating; returns with the first text, so that earlier errors are raised here.
+
+        Args:
+            cancelled: looked at every 0.1 s while waiting and at every chunk; when it returns
+                true the work is stopped and `CancelledError` raised.
+
+        Raises:
+            JetLLMError: whatever keeps the request from its first token.
+        """
+        started_s = time.monotonic()
+        guard = Deadline(cancelled, started_s + self.settings.request_timeout_s)
+        try:
+            return self._attempt(request, guard, started_s)
+        except WorkerCrashedError:
+            # Nothing of it was sent yet: a new worker gets the request, once.
+            return self._attempt(request, guard, started_s)
+
+    def _attempt(self, request: GenerateRequest, guard: Deadline, started_s: float) -> GenerationStream:
+        selection, lease = self._acquire(request)
+        try:
+            worker = self._wait(selection, lease, guard)
+            return GenerationStream(worker, request, selection, lease, guard, started_s)
+        except BaseException:
+            lease.release()
+            raise
+
+    def _acquire(self, request: GenerateRequest) -> tuple[Selection, Lease]:
+        with self._supervisor.exclusive() as workers:
+            selection = self._select(request, workers)
+            return selection, self._supervisor.apply(self._plan(selection))
+
+    def _wait(self, selection: Selection, lease: Lease, guard: Deadline) -> Worker:
+        try:
+            return self._supervisor.wait(lease, guard, guard.deadline_s)
+        except LoadFailedError as error:
+            self._catalog.distrust(selection.model, selection.variant, error.message)
+            raise
+
+    def select(self, request: GenerateRequest) -> Selection:
+        """Choose without loading anything."""
+        return self._select(request, self._supervisor.snapshot())
+
+    def _select(self, request: GenerateRequest, workers: tuple[WorkerStatus, ...]) -> Selection:
+        model = None if request.model in (None, "auto") else request.model
+        return select(
+            self._catalog.world([_resident(worker) for worker in workers]),
+            model=model,
+            variant=request.variant,
+            task=_task(request),
+            speed=request.speed or self.settings.speed,
+        )
+
+    def _plan(self, selection: Selection) -> Plan:
+        settings = self.settings
+        variant = self._catalog.variants(self.registry.models[selection.model])[selection.variant]
+        options = LoadOptions(
+            weights=self._catalog.weights(selection.model, selection.variant),
+            context_tokens=selection.context_tokens,
+            slots=settings.slots,
+            threads=settings.threads,
+            prefill_batch_tokens=settings.prefill_batch_tokens,
+            prompt_cache_bytes=settings.prompt_cache_bytes,
+            runtime_dir=Path(),
+        )
+        name = f"{selection.model}/{selection.variant}"
+        return Plan(
+            key=(selection.model, selection.variant),
+            spec=WorkerSpec(name, variant.backend, options.to_dict(), worker_environment()),
+            slots=settings.slots,
+            memory_bytes=selection.memory_bytes,
+            pinned=any(self.registry.get(pin)[0] == selection.model for pin in settings.pin),
+        )
+
+    def load(
+        self,
+        name: str,
+        *,
+        variant: str | None = None,
+        pin: bool | None = None,
+        cancelled: Callable[[], bool] = _never,
+    ) -> dict[str, Any]:
+        """Load a model and wait until it can generate; return its row of `status`."""
+        guard = Deadline(cancelled, float("inf"))
+        selection, lease = self._acquire(GenerateRequest(model=name, variant=variant))
+        try:
+            self._wait(selection, lease, guard)
+        finally:
+            lease.release()
+        key = (selection.model, selection.variant)
+        if pin is not None:
+            self._supervisor.pin(key, pin)
+        row = next((w for w in self._supervisor.snapshot() if w.key == key), None)
+        return _row(row) if row else {"model": key[0], "variant": key[1], "state": "absent"}
+
+    def unload(self, name: str) -> dict[str, Any]:
+        """Let a model finish its requests and end its processes; return what that gave back."""
+        model, _ = self.registry.get(name)
+        loaded = [w for w in self._supervisor.snapshot() if w.model == model and w.pid is not None]
+        before = self._catalog.memory().available_bytes
+        for worker in loaded:
+            if not self._supervisor.unload(worker.key, self.settings.request_timeout_s):
+                raise JetLLMError(f"{model}: still serving after {self.settings.request_timeout_s:.0f} s")
+        after = self._catalog.memory().available_bytes
+        freed = None if before is None or after is None or not loaded else max(0, after - before)
+        variants = [worker.variant for worker in loaded]
+        return {"model": model, "variants": variants, "state": "absent", "freed_bytes": freed}
+
+    def pull(
+        self,
+        name: str,
+        *,
+        variant: str | None = None,
+        from_path: Path | None = None,
+        progress: Callable[[Progress], None] = lambda _: None,
+        cancelled: Callable[[], bool] = _never,
+    ) -> dict[str, Any]:
+        """Bring a model's weights onto this machine, from its source or from *from_path*."""
+        model, chosen, path = self._catalog.pull(
+            name, variant, from_path=from_path, progress=progress, cancelled=cancelled
+        )
+        return {"model": model, "variant": chosen, "path": str(path)}
+
+    def models(self) -> list[dict[str, Any]]:
+        """Every registered model with what is known of it here."""
+        workers = self._supervisor.snapshot()
+        return [self._model(key, workers) for key in self.registry.models]
+
+    def model(self, name: str) -> dict[str, Any]:
+        """One entry of `models`; *name* may be an alias."""
+        return self._model(self.registry.get(name)[0], self._supervisor.snapshot())
+
+    def _model(self, key: str, workers: tuple[WorkerStatus, ...]) -> dict[str, Any]:
+        states = [worker.state.value for worker in workers if worker.model == key]
+        created = int(self.registry.path.stat().st_mtime) if self.registry.path.exists() else 0
+        return {**self._catalog.describe(key), "state": states[0] if states else "absent", "created": created}
+
+    def status(self) -> dict[str, Any]:
+        """A picture of now; takes no lock that work holds."""
+        workers = self._supervisor.snapshot()
+        return {
+            "version": inference.__version__,
+            "pid": os.getpid(),
+            "uptime_s": time.monotonic() - self._started_s,
+            "state": "draining" if self._supervisor.draining else "serving",
+            "queue": {
+                "waiting": sum(worker.waiting for worker in workers),
+                "running": sum(worker.leases - worker.waiting for worker in workers),
+            },
+            "memory": dataclasses.asdict(self._catalog.memory()),
+            "workers": [_row(worker) for worker in workers],
+            "counters": {
+                "model_loads_total": _counter(self._supervisor.loads, "result"),
+                "worker_restarts_total": _counter(self._supervisor.restarts, "cause"),
+            },
+        }
+
+    def device(self) -> dict[str, Any]:
+        """What this machine is, and its memory now."""
+        return {
+            "static": self._catalog.device.to_dict(),
+            "live": {"memory": dataclasses.asdict(self._catalog.memory())},
+        }
+
+    def preload(self) -> None:
+        """Load what the settings name, in their order; a failure is kept for `readiness`."""
+        for name in self.settings.preload:
+            try:
+                self.load(name)
+            except JetLLMError as error:
+                self._preloading[name] = error
+        self._preloaded.set()
+
+    def readiness(self) -> tuple[bool, dict[str, Any]]:
+        """Whether work can be accepted, and what it waits for."""
+        if self._supervisor.draining:
+            return False, _readiness("draining")
+        failed = [error for error in self._preloading.values() if error is not None]
+        if failed:
+            return False, _readiness("failed", reason=failed[0].message)
+        if not self._preloaded.is_set():
+            loading = [w for w in self._supervisor.snapshot() if w.state is State.STARTING]
+            percent = 100 * (loading[0].progress or 0.0) if loading else None
+            return False, _readiness("loading", phase=loading[0].model if loading else None, percent=percent)
+        return True, _readiness("ready")
+
+    def begin_drain(self) -> None:
+        """Accept no new work; a signal handler may call this."""
+        self._supervisor.begin_drain()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Accept no new work; return whether the accepted work ended in time."""
+        return self._supervisor.drain(timeout_s)
+
+    def close(self) -> None:
+        """Stop every worker."""
+        self._supervisor.close()
+
+
+def build_service(settings: Settings) -> Service:
+    """Join registry, device, store and supervisor.
+
+    Raises:
+        RegistryError: models.json is not what it should be.
+    """
+    registry = load_registry(settings.registry_path)
+    for name in (*settings.preload, *settings.pin):
+        registry.get(name)
+    catalog = Catalog(settings, registry, detect())
+    catalog.store.sweep()
+    return Service(settings, catalog)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Limits)})
+
+
+def _task(request: GenerateRequest) -> Task:
+    if request.task is not None:
+        try:
+            return Task(request.task)
+        except ValueError:
+            known = ", ".join(task.value for task in Task)
+            raise InvalidRequestError(
+                f"task: expected one of {known}, got {request.task!r}", param="task"
+            ) from None
+    return classify(request.messages if request.messages is not None else request.prompt or "")
+
+
+def _resident(worker: WorkerStatus) -> Resident:
+    return Resident(
+        model=worker.model,
+        variant=worker.variant,
+        state=worker.state.value,
+        evictable=not worker.pinned,
+        memory_bytes=worker.memory_observed_bytes or worker.memory_predicted_bytes,
+        context_tokens=worker.context_tokens,
+    )
+
+
+def _row(worker: WorkerStatus) -> dict[str, Any]:
+    return {**dataclasses.asdict(worker), "state": worker.state.value}
+
+
+def _counter(values: dict[tuple[str, str], int], label: str) -> list[dict[str, Any]]:
+    return [{"model": model, label: name, "value": n} for (model, name), n in sorted(values.items())]
+
+
+def _readiness(
+    status: str, *, phase: str | None = None, percent: float | None = None, reason: str | None = None
+) -> dict[str, Any]:
+    return {"status": status, "phase": phase, "percent": percent, "reason": reason}

@@ -1,0 +1,147 @@
+"""A backend without a model: says what the prompt tells it to, on exact time, or misbehaves.
+
+The weights file is JSON: ``{"load": "ok" | "fail" | "hang" | "crash", "slots": 4}``. A prompt is a
+list of words, done in order: ``say:TEXT``, ``tokens:N``, ``wait:SECONDS`` (before each later
+token), ``prefill:N`` (N prefill chunks, one wait apart), and the ways to die or stall: ``segv``,
+``kill``, ``exit``, ``stop`` (SIGSTOP), ``hang``, ``garbage``, ``flood``, ``grandchild``, ``raise``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from inference.backends import Capability, LoadOptions
+from inference.errors import InvalidRequestError, LoadFailedError
+from inference.generation import Chunk, FinishReason, GenerateRequest, Timings, Usage
+
+REQUIRES = ()
+
+
+class Backend:
+    """See the module."""
+
+    capabilities: frozenset[Capability] = frozenset({"chat", "completion", "tokenize"})
+
+    def __init__(self, options: LoadOptions) -> None:
+        script = json.loads(options.weights.read_text())
+        self.slots = script.get("slots", options.slots)
+        self.context_tokens = options.context_tokens
+        self.engine = "scripted 1"
+        _LOADS[script.get("load", "ok")]()
+
+    def generate(self, request: GenerateRequest, cancelled: Callable[[], bool]) -> Iterator[Chunk]:
+        """Do what the prompt says."""
+        prompt = request.prompt if request.prompt is not None else (request.messages or ())[-1].content
+        waiting_s, said = 0.0, 0
+        for word in prompt.split():
+            verb, _, value = word.partition(":")
+            if verb == "wait":
+                waiting_s = float(value)
+            elif verb in ("say", "tokens", "prefill"):
+                for chunk in _chunks(verb, value):
+                    if not _pause(waiting_s, cancelled):
+                        return
+                    said += chunk.prefill is None
+                    yield chunk
+            else:
+                _MISDEEDS[verb]()
+        yield Chunk(
+            finish_reason=FinishReason.STOP,
+            usage=Usage(len(prompt.split()), said),
+            timings=Timings(0.0, waiting_s * said),
+        )
+
+    def tokenize(self, text: str) -> list[int]:
+        """One token per word: its length."""
+        return [len(word) for word in text.split()]
+
+    def count_tokens(self, text: str) -> int:
+        """The number of words."""
+        return len(text.split())
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def _chunks(verb: str, value: str) -> Iterator[Chunk]:
+    if verb == "say":
+        yield Chunk(value)
+    elif verb == "tokens":
+        yield from (Chunk(f"t{n} ") for n in range(int(value)))
+    else:
+        yield from (Chunk(prefill=(n + 1, int(value))) for n in range(int(value)))
+
+
+def _pause(seconds: float, cancelled: Callable[[], bool]) -> bool:
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        if cancelled():
+            return False
+        threading.Event().wait(min(0.01, max(0.0, end_s - time.monotonic())))
+    return not cancelled()
+
+
+def _hang() -> None:
+    threading.Event().wait()
+
+
+def _garbage() -> None:
+    os.write(int(sys.argv[1]), b"\xff" * 64)
+    _hang()
+
+
+def _flood() -> None:
+    line = b"noise " * 170 + b"\n"
+    for _ in range(20_000):  # 20 MB
+        os.write(2, line)
+
+
+def _grandchild() -> None:
+    subprocess.Popen(["sleep", "600"])
+
+
+def _refuse() -> None:
+    raise InvalidRequestError("told to refuse")
+
+
+def _explode() -> None:
+    raise RuntimeError("secret detail")
+
+
+def _fail() -> None:
+    raise LoadFailedError("told to fail")
+
+
+def _die(sig: int) -> Callable[[], None]:
+    def die() -> None:
+        os.kill(os.getpid(), sig)
+        _hang()  # the signal may reach another thread first
+
+    return die
+
+
+_LOADS: dict[str, Callable[[], None]] = {
+    "ok": lambda: None,
+    "fail": _fail,
+    "hang": _hang,
+    "crash": _die(signal.SIGSEGV),
+}
+_MISDEEDS: dict[str, Callable[[], None]] = {
+    "segv": _die(signal.SIGSEGV),
+    "kill": _die(signal.SIGKILL),
+    "stop": _die(signal.SIGSTOP),
+    "exit": lambda: os._exit(0),
+    "hang": _hang,
+    "garbage": _garbage,
+    "flood": _flood,
+    "grandchild": _grandchild,
+    "refuse": _refuse,
+    "raise": _explode,
+}

@@ -1,0 +1,73 @@
+"""docs/api.md: what it lists is what there is."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from inference.api import Limits, create_app
+from inference.api.errors import STATUS_BY_CODE
+from inference.api.schema import ChatBody, CompletionBody, LoadBody, UnloadBody, read
+from tests.fake_service import FakeService
+
+TEXT = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def test_routes_are_the_documented_ones() -> None:
+    """Every route has its row, and no row is without a route."""
+    rules = create_app(FakeService()).url_map.iter_rules()
+    served = {
+        f"{method} {rule.rule.replace('<path:name>', '<id>')}"
+        for rule in rules
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert set(re.findall(r"^\| `((?:GET|POST) [^`]+)`", TEXT, re.MULTILINE)) == served
+
+
+def test_codes_are_the_documented_ones() -> None:
+    """The error table is the mapping in force."""
+    rows = re.findall(r"^\| `(\w+)` \| (\d{3}) \|", TEXT, re.MULTILINE)
+    assert {code: int(status) for code, status in rows} == STATUS_BY_CODE
+
+
+def test_fields_are_documented() -> None:
+    """Every field that is read is named."""
+    fields = set(ChatBody.model_fields) | set(CompletionBody.model_fields)
+    assert [name for name in sorted(fields) if f"`{name}" not in TEXT] == []
+
+
+def test_limits_are_the_documented_ones() -> None:
+    """The numbers of the limits table are the defaults."""
+    limits = Limits()
+    for shown in (
+        f"{limits.request_s:g} s from its first byte",
+        f"{limits.header_bytes // 1024} KiB of header",
+        f"{limits.body_bytes // 2**20} MiB of body",
+        f"{limits.buffered_bytes // 1024} KiB; dropped after {limits.stall_s:g} s",
+        f"closed after {limits.idle_s:g} s",
+        f"{limits.connections}; {limits.connections_per_address} of one address",
+        f"{limits.connections_per_loopback} of this machine",
+    ):
+        assert shown in TEXT
+
+
+def test_example_bodies_are_accepted() -> None:
+    """The bodies of the curl examples pass the checks."""
+    bodies = [json.loads(found) for found in re.findall(r"-d '(\{.*?\})'", TEXT, re.DOTALL)]
+    assert len(bodies) == 5
+    for body in bodies:
+        if "messages" in body:
+            read(ChatBody, body).to_request()
+        elif "prompt" in body:
+            read(CompletionBody, body).to_request()
+        else:
+            read(LoadBody, body)
+            read(UnloadBody, body)
+
+
+def test_metrics_are_documented() -> None:
+    """Every metric of ours is named."""
+    text = create_app(FakeService()).test_client().get("/metrics").get_data(as_text=True)
+    names = set(re.findall(r"^# TYPE (jetllm_\w+) ", text, re.MULTILINE))
+    assert [name for name in sorted(names) if name not in TEXT] == []

@@ -1,0 +1,106 @@
+"""How backends are found, and the text that they share."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import inference.backends
+from inference.backends import LoadOptions, installed_backends, open_backend
+from inference.backends._text import StoppingText, cut_at_stop
+from inference.errors import NoUsableBackendError
+
+OPTIONS = LoadOptions(
+    weights=Path("weights.gguf"),
+    context_tokens=2048,
+    slots=4,
+    threads=None,
+    prefill_batch_tokens=256,
+    prompt_cache_bytes=0,
+    runtime_dir=Path("private"),
+)
+
+
+def test_options_cross_the_wire_unchanged() -> None:
+    """LoadOptions survive JSON, paths included."""
+    assert LoadOptions.from_dict(json.loads(json.dumps(OPTIONS.to_dict()))) == OPTIONS
+
+
+@pytest.mark.parametrize("name", ["vllm", "", "_text", "../llamacpp", "os", "transformers.x", "Transformers"])
+def test_only_modules_of_the_package_are_backends(name: str) -> None:
+    """A name from a registry can open backend modules and nothing else."""
+    with pytest.raises(NoUsableBackendError, match="backend: expected one of llamacpp"):
+        open_backend(name, OPTIONS)
+
+
+def test_missing_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend without its packages is not installed, and opening it says which they are."""
+    (tmp_path / "absent.py").write_text(
+        '"""Absent."""\nREQUIRES = ("sys", "no_such_engine")\nimport no_such_engine\n'
+    )
+    monkeypatch.setattr(inference.backends, "__path__", [str(tmp_path)])
+    assert installed_backends() == frozenset()
+    with pytest.raises(NoUsableBackendError, match="packages that are not installed: no_such_engine"):
+        open_backend("absent", OPTIONS)
+
+
+def test_looking_for_backends_imports_no_engine() -> None:
+    """The daemon may ask what is installed; only a worker imports an engine."""
+    script = (
+        "import sys; from inference.backends import installed_backends; print(*installed_backends());"
+        "engines = {'xllamacpp', 'torch', 'transformers', 'mlc_llm'}; assert not engines & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(done.stdout.split()) <= {"llamacpp", "mlc", "transformers"}
+
+
+def read_bytes(tokens: list[int]) -> str:
+    return bytes(tokens).decode(errors="replace")
+
+
+@given(st.text(max_size=30), st.lists(st.text(min_size=1, max_size=3), max_size=2))
+def test_text_is_whole_up_to_the_stop_string(text: str, stop: list[str]) -> None:
+    """However text is cut into tokens, its pieces join to what comes before the first stop string."""
+    text = text.replace("\N{REPLACEMENT CHARACTER}", "")
+    growing = StoppingText(read_bytes, tuple(stop))
+    pieces = []
+    for byte in text.encode():
+        pieces.append(growing.feed(byte))
+        if growing.stopped:
+            break
+    pieces.append(growing.rest())
+    shown = "".join(pieces)
+    assert shown == text[: len(shown)]
+    assert growing.shown_chars == len(shown)
+    assert growing.stopped == any(word in text for word in stop)
+    assert growing.stopped or shown == text
+    assert not any(word in shown for word in stop)
+
+
+def test_incomplete_character_is_never_shown() -> None:
+    """A character whose last byte never comes is left out, not replaced."""
+    growing = StoppingText(read_bytes, ())
+    assert [growing.feed(byte) for byte in "a€".encode()[:-1]] == ["a", "", ""]
+    assert growing.rest() == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("plain", (5, False)),
+        ("one STOP two", (4, True)),
+        ("one ST", (4, False)),
+        ("one STO STO", (8, False)),
+        ("one END STOP", (4, True)),
+    ],
+)
+def test_cut_at_stop(text: str, cut: tuple[int, bool]) -> None:
+    """Text is shown up to the first stop string, or to what may become one."""
+    assert cut_at_stop(text, ("STOP", "END")) == cut
