@@ -51,13 +51,13 @@ class Catalog:
             slots=self._settings.slots,
             context_tokens=self._settings.context_tokens,
             prompt_cache_bytes=self._settings.prompt_cache_bytes,
-            container=self.device.in_container,
+            container="mlc" in self.backends,
             prefill_batch_tokens=self._settings.prefill_batch_tokens,
         )
 
     def variants(self, spec: ModelSpec) -> dict[str, Variant]:
         """The variants of *spec*, those that its entry leaves unsaid included."""
-        return effective_variants(spec, container=self.device.in_container)
+        return effective_variants(spec, container="mlc" in self.backends)
 
     def _weights_bytes(self) -> dict[tuple[str, str], int]:
         found = {}

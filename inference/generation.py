@@ -74,12 +74,11 @@ class GenerateRequest:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form that `from_dict` reads back; fields at their default are left out."""
-        data = {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if getattr(self, f.name) not in (None, (), {}, False) or f.name == "json_schema"
-        }
-        data["cache_prompt"] = self.cache_prompt
+        values = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self)}
+        # By identity: 0 is a temperature and a seed, and equals the False of a flag.
+        data = {name: value for name, (value, default) in values.items() if value is not default}
+        if not self.logit_bias:
+            data.pop("logit_bias", None)
         if self.messages is not None:
             data["messages"] = [[m.role, m.content] for m in self.messages]
         return data

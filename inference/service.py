@@ -15,7 +15,13 @@ from inference.artifacts.sources import Progress
 from inference.backends import LoadOptions
 from inference.catalog import Catalog
 from inference.device.detect import detect
-from inference.errors import InvalidRequestError, JetLLMError, LoadFailedError, WorkerCrashedError
+from inference.errors import (
+    BackendTimeoutError,
+    InvalidRequestError,
+    JetLLMError,
+    LoadFailedError,
+    WorkerCrashedError,
+)
 from inference.generation import GenerateRequest
 from inference.registry import Registry, load_registry
 from inference.runtime.entry import Lease, State, WorkerStatus
@@ -154,7 +160,9 @@ class Service:
         before = self._catalog.memory().available_bytes
         for worker in loaded:
             if not self._supervisor.unload(worker.key, self.settings.request_timeout_s):
-                raise JetLLMError(f"{model}: still serving after {self.settings.request_timeout_s:.0f} s")
+                raise BackendTimeoutError(
+                    f"{model}: still serving after {self.settings.request_timeout_s:.0f} s"
+                )
         after = self._catalog.memory().available_bytes
         freed = None if before is None or after is None or not loaded else max(0, after - before)
         variants = [worker.variant for worker in loaded]

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS: tuple[tuple[str, ...], ...] = (
     ("phase3", "__main__"),
     ("cli",),
+    ("daemon",),
     ("client", "console"),
     ("inference_engine", "api"),
     ("service",),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import inference.backends
 from inference.backends import LoadOptions, installed_backends, open_backend
+from inference.backends._checkpoint import refusal
 from inference.backends._text import StoppingText, cut_at_stop
 from inference.errors import NoUsableBackendError
 
@@ -84,6 +85,13 @@ def test_text_is_whole_up_to_the_stop_string(text: str, stop: list[str]) -> None
     assert not any(word in shown for word in stop)
 
 
+def test_token_is_read_with_the_one_before_it() -> None:
+    """Decoders that drop the first token's space (SentencePiece) do not lose the others' spaces."""
+    words = [" one", " two", " three"]
+    growing = StoppingText(lambda tokens: "".join(words[token] for token in tokens).lstrip(), ())
+    assert [growing.feed(token) for token in range(3)] == ["one", " two", " three"]
+
+
 def test_incomplete_character_is_never_shown() -> None:
     """A character whose last byte never comes is left out, not replaced."""
     growing = StoppingText(read_bytes, ())
@@ -104,3 +112,12 @@ def test_incomplete_character_is_never_shown() -> None:
 def test_cut_at_stop(text: str, cut: tuple[int, bool]) -> None:
     """Text is shown up to the first stop string, or to what may become one."""
     assert cut_at_stop(text, ("STOP", "END")) == cut
+
+
+def test_refusal_shows_the_name_and_no_path() -> None:
+    """Why a load failed is told in one line in which no directory of the machine appears."""
+    weights = Path("/srv/secret/models/tiny")
+    error = OSError("no config.json in /srv/secret/models/tiny, /srv/secret/models/other\nread more")
+    assert refusal(weights, error).message == (
+        "tiny: transformers cannot load it: OSError: no config.json in tiny, other"
+    )

@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.synthetic_gguf import ARRAY, BOOL, ENTRIES, STRING, TENSORS, Tensor, entry, make, number, strings, text
+from tests.synthetic_gguf import (
+    ARRAY,
+    BOOL,
+    ENTRIES,
+    STRING,
+    TENSORS,
+    Tensor,
+    entry,
+    make,
+    number,
+    strings,
+    text,
+)
 
 from inference.artifacts.gguf import GGUFHeader, check_gguf
 from inference.errors import UnsafeArtifactError

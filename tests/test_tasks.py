@@ -226,7 +226,7 @@ def test_pasted_material_is_not_the_instruction() -> None:
     """Words in the middle of a long prompt belong to what it is about."""
     material = "The poet would translate a story and write a summary of it in Python. " * 20
     assert (
-        classify(f"Answer in one word. {'x ' * 150}{material}{'y ' * 150}Is it?") is Task.QUESTION_ANSWERING
+        classify(f"Answer in one word. {'x ' * 150}{material}{'y ' * 150}. Is it?") is Task.QUESTION_ANSWERING
     )
 
 

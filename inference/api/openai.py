@@ -171,5 +171,8 @@ def _events(stream: Stream, shape: Shape, record: _Record, request_id: str) -> I
 def _one_line(stream: Stream) -> str:
     """Say in a header what was chosen and why; header values are Latin-1 without line ends."""
     reason = " ".join(str(stream.selection.reason).split())
-    text = f"{stream.model}/{stream.variant}: {reason}"[:500]
-    return "".join(c if c.isprintable() else "?" for c in text).encode("latin-1", "replace").decode("latin-1")
+    return (
+        "".join(c if c.isprintable() else "?" for c in reason[:500])
+        .encode("latin-1", "replace")
+        .decode("latin-1")
+    )

@@ -17,7 +17,7 @@ _MB = 10**6
 # Q4_K_M, November 2026. A vocabulary entry costs its text and hash nodes once, and per slot its logit
 # and its place in the sampler's candidate list. The overhead holds the interpreter, the libraries
 # and a few MiB of tensors that are repacked for the processor.
-_LLAMACPP_OVERHEAD_BYTES = 64 * _MIB
+_LLAMACPP_OVERHEAD_BYTES = 70 * _MIB
 _LLAMACPP_BYTES_PER_VOCAB = 128
 _LLAMACPP_BYTES_PER_VOCAB_SLOT = 24
 _LLAMACPP_BYTES_PER_HIDDEN = 48

@@ -71,7 +71,7 @@ def _scores(text: str) -> dict[Task, float]:
     _add_cues(scores, instruction, parts)
     _add_languages(scores, words)
     _add_writing(scores, instruction, parts)
-    _add_question(scores, instruction, words[0] if words else "")
+    _add_question(scores, instruction)
     scores[Task.CODE] += _code_syntax(text[:_CODE_CHARACTERS])
     return scores
 
@@ -106,14 +106,22 @@ def _add_writing(scores: dict[Task, float], text: str, words: frozenset[str]) ->
         scores[Task.TEXT_GENERATION] += 3.0 if verb else 0.5
 
 
-def _add_question(scores: dict[Task, float], text: str, first_word: str) -> None:
+def _add_question(scores: dict[Task, float], text: str) -> None:
     """A question shows by its first word or its mark; one about the listener is conversation."""
-    asks = first_word in _QUESTION_STARTS and not text.lstrip().startswith(_REQUESTS)
+    sentences = _SENTENCE_END.split(text.strip())
+    asks = any(_asks(sentence) for sentence in (*sentences[:1], *sentences[-1:]))
     asks = asks or _has(text, _QUESTION_PHRASES)
     marked = text.rstrip(" \t\n\"'*").endswith(_QUESTION_MARKS) or "\u00bf" in text
     scores[Task.QUESTION_ANSWERING] += (2.0 if asks else 0.0) + (1.0 if marked else 0.0)
     if _has(text, _LISTENER_PHRASES):
         scores[Task.CONVERSATION] += 3.0
+
+
+def _asks(sentence: str) -> bool:
+    first = _WORD.search(sentence)
+    if first is None or first.group() not in _QUESTION_STARTS:
+        return False
+    return not sentence.startswith(_REQUESTS, first.start())
 
 
 def _has(text: str, phrases: Sequence[str]) -> bool:
@@ -140,6 +148,7 @@ _PLAIN_NOUNS = frozenset(cues.PLAIN_NOUNS.split())
 _PLAIN_NOUN_PHRASES = _parted(cues.PLAIN_NOUN_PHRASES)
 _QUESTION_STARTS = frozenset(cues.QUESTION_STARTS.split())
 _QUESTION_PHRASES = _parted(cues.QUESTION_PHRASES)
+_SENTENCE_END = re.compile(r"[.!?:\n]\s+")
 _QUESTION_MARKS = ("?", "\uff1f", "\u061f")
 _LISTENER_PHRASES = _parted(cues.LISTENER_PHRASES)
 
