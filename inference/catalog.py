@@ -13,7 +13,7 @@ from inference.artifacts.store import Store
 from inference.backends import installed_backends
 from inference.device.detect import Device
 from inference.device.memory import Memory, read_memory
-from inference.errors import JetLLMError, ModelNotFoundError, ModelNotPulledError, UnsafeArtifactError
+from inference.errors import ModelNotFoundError, ModelNotPulledError, UnsafeArtifactError
 from inference.registry import ModelSpec, Registry, Variant
 from inference.selection.selector import Resident, World, effective_variants
 from inference.settings import Settings
@@ -78,21 +78,28 @@ class Catalog:
         variant = self.variants(self.registry.models[model])[variant_name]
         path = self.store.path_of(model, variant)
         if path is None:
-            raise self._absent(model, variant_name, variant)
+            self.raise_if_quarantined(model, variant_name)
+            raise ModelNotPulledError(
+                f"{model}/{variant_name}: its weights are not on this machine", hint=f"jetllm pull {model}"
+            )
         if path.is_file():
             self._check(model, path)
         return path
 
-    def _absent(self, model: str, variant_name: str, variant: Variant) -> JetLLMError:
-        reason = self.store.quarantine_reason(variant)
-        if reason is not None:
-            return UnsafeArtifactError(
-                f"{model}/{variant_name}: its weights were put aside: {reason}",
-                hint=f"fetch them again: jetllm pull {model}",
-            )
-        return ModelNotPulledError(
-            f"{model}/{variant_name}: its weights are not on this machine", hint=f"jetllm pull {model}"
-        )
+    def raise_if_quarantined(self, name: str, variant_name: str | None) -> None:
+        """Say of absent weights that they were put aside, when they were.
+
+        Raises:
+            UnsafeArtifactError: the weights of *variant_name*, or of any variant, were put aside.
+        """
+        model, spec = self.registry.get(name)
+        for each, variant in self.variants(spec).items():
+            reason = self.store.quarantine_reason(variant)
+            if reason is not None and variant_name in (None, each):
+                raise UnsafeArtifactError(
+                    f"{model}/{each}: its weights were put aside: {reason}",
+                    hint=f"fetch them again: jetllm pull {model}",
+                )
 
     def _check(self, model: str, path: Path) -> None:
         stat = path.stat()

@@ -20,6 +20,7 @@ from inference.errors import (
     InvalidRequestError,
     JetLLMError,
     LoadFailedError,
+    ModelNotPulledError,
     WorkerCrashedError,
 )
 from inference.generation import GenerateRequest
@@ -103,13 +104,14 @@ class Service:
 
     def _select(self, request: GenerateRequest, workers: tuple[WorkerStatus, ...]) -> Selection:
         model = None if request.model in (None, "auto") else request.model
-        return select(
-            self._catalog.world([_resident(worker) for worker in workers]),
-            model=model,
-            variant=request.variant,
-            task=_task(request),
-            speed=request.speed or self.settings.speed,
-        )
+        world = self._catalog.world([_resident(worker) for worker in workers])
+        speed = request.speed or self.settings.speed
+        try:
+            return select(world, model=model, variant=request.variant, task=_task(request), speed=speed)
+        except ModelNotPulledError:
+            if model is not None:
+                self._catalog.raise_if_quarantined(model, request.variant)
+            raise
 
     def _plan(self, selection: Selection) -> Plan:
         settings = self.settings

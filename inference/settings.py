@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from inference.errors import SettingsError
 
@@ -18,8 +18,18 @@ ENV_PREFIX = "JETLLM_"
 CONFIG_FILE = "jetllm.yaml"
 _PACKAGE_DIR = Path(__file__).resolve().parent
 _INHERITED = re.compile(
-    r"PATH|HOME|USER|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|CUDA_\w+|NVIDIA_\w+|OMP_\w+|GOMP_\w+|XDG_CACHE_HOME|HF_HOME"
+    r"(?!\w*(?:KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL))"  # NVIDIA_API_KEY is one
+    r"(?:PATH|HOME|USER|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|CUDA_\w+|NVIDIA_\w+|OMP_\w+|GOMP_\w+"
+    r"|XDG_CACHE_HOME|HF_HOME)"
 )
+_KINDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list of names",
+    "string": "text",
+}
+_SHOWN_CHARACTERS = 100
 # Spinning OpenMP threads beside a busy core: 0.6 to 20 tokens/s; with this, 31; idle, no difference.
 _WORKER_ENVIRONMENT = {
     "GOMP_SPINCOUNT": "1000",
@@ -28,6 +38,7 @@ _WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",
 }
+_Given = list[tuple[str, str, Any]]  # name, where it was written, value
 
 
 def _unit(text: str) -> dict[str, Any]:
@@ -37,7 +48,7 @@ def _unit(text: str) -> dict[str, Any]:
 class Settings(BaseModel):
     """Every setting of JetLLM, frozen; docs/settings.md is generated from this class."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="address to listen on; beyond loopback only with api_key")
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 takes any free one")
@@ -70,7 +81,7 @@ class Settings(BaseModel):
         description="context window of each sequence, at most the model's own",
     )
     prefill_batch_tokens: int = Field(
-        128,
+        64,
         ge=32,
         le=4096,
         json_schema_extra=_unit("tokens"),
@@ -155,6 +166,15 @@ class Settings(BaseModel):
         "info", description="least severe message that is logged"
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """Part a list at its commas; refuse a boolean as a number, which Python would take."""
+        name = info.field_name or ""
+        if isinstance(value, bool) and cls.model_fields[name].annotation is not bool:
+            raise ValueError("a boolean is not a number")
+        return _parted(value) if _is_list(name) else value
+
     @property
     def registry_path(self) -> Path:
         """The models.json in force: the setting, a checkout's, or the installed package's."""
@@ -183,7 +203,7 @@ def load_settings(
     """Merge flags over environment over file over defaults.
 
     Args:
-        flags: values given by the caller; ``None`` values count as not given.
+        flags: values given by the caller.
         config: settings file; by default ``$JETLLM_CONFIG``, else ``jetllm.yaml`` in the working
             directory when there is one.
         environ: the environment to read instead of the process's own.
@@ -192,69 +212,94 @@ def load_settings(
         SettingsError: unknown names and bad values, all of them at once.
     """
     env = os.environ if environ is None else environ
-    path = config or (Path(env[ENV_PREFIX + "CONFIG"]) if env.get(ENV_PREFIX + "CONFIG") else None)
-    merged: dict[str, tuple[str, Any]] = {}
-    merged.update(_from_file(path))
-    merged.update(_from_environ(env))
-    merged.update(
-        {k: (f"flag --{k.replace('_', '-')}", v) for k, v in (flags or {}).items() if v is not None}
-    )
-    unknown = [
-        f"{origin}: unknown setting{_did_you_mean(name)}"
-        for name, (origin, _) in merged.items()
-        if name not in Settings.model_fields
-    ]
-    if unknown:
-        raise SettingsError("\n".join(unknown), hint="the settings are listed in docs/settings.md")
+    given = [*_from_file(config or _named_file(env)), *_from_environ(env), *_from_flags(flags or {})]
+    # Nothing and the empty text are no values: a variable that a script left empty changes nothing.
+    merged = {name: (origin, value) for name, origin, value in given if value not in (None, "")}
+    known = {name: value for name, (_, value) in merged.items() if name in Settings.model_fields}
+    problems = [_unknown(name, origin) for name, origin, _ in given if name not in Settings.model_fields]
     try:
-        return Settings(**{name: value for name, (_, value) in merged.items()})
+        settings = Settings(**known)
     except ValidationError as error:
-        lines = [_line(merged, item) for item in error.errors()]
-        raise SettingsError("\n".join(lines), hint="ranges are listed in docs/settings.md") from None
+        problems += dict.fromkeys(_bad_value(merged, item) for item in error.errors())
+    else:
+        if not problems:
+            return settings
+    raise SettingsError("\n".join(problems), hint="docs/settings.md lists every setting with its range")
 
 
-def _line(merged: Mapping[str, tuple[str, Any]], item: Any) -> str:
+def _unknown(name: str, origin: str) -> str:
+    close = difflib.get_close_matches(name.removeprefix(ENV_PREFIX).lower(), list(Settings.model_fields), n=1)
+    return f"{origin}: unknown setting{f'; did you mean {close[0]!r}?' if close else ''}"
+
+
+def _bad_value(merged: Mapping[str, tuple[str, Any]], item: Any) -> str:
     name = str(item["loc"][0])
-    origin = merged[name][0] if name in merged else name
-    found = "a secret" if name == "api_key" else repr(item["input"])
-    return f"{origin}: {item['msg'][0].lower()}{item['msg'][1:]}, found {found}"
+    origin, value = merged[name]
+    shown = f"a secret {type(value).__name__}" if name == "api_key" else repr(value)
+    return f"{origin}: expected {_wanted(name)}, got {shown[:_SHOWN_CHARACTERS]}"
 
 
-def _did_you_mean(name: str) -> str:
-    close = difflib.get_close_matches(name, list(Settings.model_fields), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+def _from_flags(flags: Mapping[str, Any]) -> _Given:
+    return [(name, f"flag --{name.replace('_', '-')}", value) for name, value in flags.items()]
 
 
-def _from_file(path: Path | None) -> dict[str, tuple[str, Any]]:
+def _from_environ(env: Mapping[str, str]) -> _Given:
+    ours = {ENV_PREFIX + name.upper(): name for name in Settings.model_fields}
+    given = [name for name in env if name.startswith(ENV_PREFIX) and name != ENV_PREFIX + "CONFIG"]
+    return [(ours.get(variable, variable), variable, env[variable]) for variable in given]
+
+
+def _named_file(env: Mapping[str, str]) -> Path | None:
+    named = env.get(ENV_PREFIX + "CONFIG")
+    return Path(named) if named else None
+
+
+def _from_file(path: Path | None) -> _Given:
     if path is None:
         path = Path(CONFIG_FILE)
         if not path.is_file():
-            return {}
+            return []
+    data = _parsed(path.expanduser())
+    if data is None:
+        return []
+    if not isinstance(data, dict):
+        raise SettingsError(f"{path}: expected 'name: value' lines, got a {type(data).__name__}")
+    return [(str(name), f"{path}: {name}", value) for name, value in data.items()]
+
+
+def _parsed(path: Path) -> Any:
+    """Read YAML; an error says where, but quotes nothing: the line may hold the key."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _refuse_repeated(path, yaml.compose(text, Loader=yaml.SafeLoader))
+        return yaml.safe_load(text)
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}", hint="name a readable file with --config") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise SettingsError(f"{path}: expected 'name: value' lines, found a {type(data).__name__}")
-    return {str(name): (f"{path}: {name}", value) for name, value in data.items()}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    raise SettingsError(f"{path}{where}: expected YAML in UTF-8", hint="quote values with special characters")
 
 
-def _from_environ(env: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
-    found: dict[str, tuple[str, Any]] = {}
-    for variable, text in env.items():
-        name = variable[len(ENV_PREFIX) :].lower()
-        if not variable.startswith(ENV_PREFIX) or name == "config":
-            continue
-        is_list = name in Settings.model_fields and "tuple" in str(Settings.model_fields[name].annotation)
-        found[name] = (
-            variable,
-            [part.strip() for part in text.split(",") if part.strip()] if is_list else text,
-        )
-    return found
+def _refuse_repeated(path: Path, node: Any) -> None:
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    names = [str(key.value) for key, _ in pairs]
+    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if repeated:
+        problems = [f"{path}: {name}: expected once, got {names.count(name)} times" for name in repeated]
+        raise SettingsError("\n".join(problems))
+
+
+def _is_list(name: str) -> bool:
+    return "tuple" in str(Settings.model_fields[name].annotation)
+
+
+def _parted(value: Any) -> Any:
+    """Part texts at their commas; leave what is no text for the validation to refuse."""
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+        return value
+    return tuple(part.strip() for item in items for part in item.split(",") if part.strip())
 
 
 def worker_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -280,12 +325,29 @@ def _shown(value: Any) -> str:
 
 
 def _range(name: str) -> str:
+    schema = _schema(name)
+    if "enum" in schema:
+        return ", ".join(schema["enum"])
+    kind = "path" if schema.get("format") == "path" else schema["type"]
+    return _limits(schema) or {"boolean": "true, false", "array": "list", "path": "path"}.get(kind, "text")
+
+
+def _wanted(name: str) -> str:
+    schema = _schema(name)
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    return ", ".join(part for part in (_KINDS[schema["type"]], _limits(schema)) if part)
+
+
+def _limits(schema: Mapping[str, Any]) -> str:
+    if "maximum" not in schema:
+        return ""
+    least = f"above {schema['exclusiveMinimum']}," if "exclusiveMinimum" in schema else schema["minimum"]
+    return f"{least} to {schema['maximum']}"
+
+
+def _schema(name: str) -> Mapping[str, Any]:
+    """Return the JSON schema of one setting, without the choice of none."""
     schema = Settings.model_json_schema()["properties"][name]
-    options = [schema, *schema.get("anyOf", [])]
-    for option in options:
-        if "enum" in option:
-            return ", ".join(option["enum"])
-        low = option.get("minimum", option.get("exclusiveMinimum"))
-        if low is not None:
-            return f"{'> ' if 'exclusiveMinimum' in option else ''}{low} to {option.get('maximum')}"
-    return {"boolean": "true, false", "array": "list"}.get(schema.get("type", ""), "text")
+    options: list[Mapping[str, Any]] = schema.get("anyOf", [schema])
+    return next(option for option in options if option["type"] != "null")

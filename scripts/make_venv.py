@@ -9,19 +9,18 @@ to say which one is needed.
 
 import ctypes
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
 
 OLDEST = (3, 10)
-TOOLS_LOCK = os.path.join("requirements", "build.txt")
+TOOLS_LOCK = "requirements/build.txt"
 
 
-def main(venv, lock, *unlocked):
+def main(venv: str, lock: str, *unlocked: str) -> None:
     """Bring *venv* up to date; a second run changes nothing."""
     check_machine()
-    python = os.path.join(venv, "bin", "python")
+    python = f"{venv}/bin/python"
     if not works(python):
         create(venv)
     pip = [python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
@@ -33,7 +32,7 @@ def main(venv, lock, *unlocked):
     run([*pip, "--no-deps", "--no-build-isolation", "--editable", "."])
 
 
-def check_machine():
+def check_machine() -> None:
     """Name what apt must install before anything is downloaded."""
     if sys.version_info < OLDEST:
         fail(
@@ -48,7 +47,7 @@ def check_machine():
         fail("libgomp.so.1 is missing; the llama.cpp engine needs it", "sudo apt-get install libgomp1")
 
 
-def works(python):
+def works(python: str) -> bool:
     """Return whether the environment's interpreter still starts; a system upgrade can break it."""
     try:
         return subprocess.run([python, "-m", "pip", "--version"], stdout=subprocess.DEVNULL).returncode == 0
@@ -56,22 +55,22 @@ def works(python):
         return False
 
 
-def create(venv):
+def create(venv: str) -> None:
     """Create *venv*, or leave nothing where it would be."""
     if subprocess.run([sys.executable, "-m", "venv", "--clear", venv]).returncode:
         shutil.rmtree(venv, ignore_errors=True)
         fail("python3 -m venv failed", "sudo apt-get install python3-venv")
 
 
-def run(command):
+def run(command: "list[str]") -> None:
     """Run *command*; what it prints says why it failed."""
     if subprocess.run(command).returncode:
         fail("failed: " + " ".join(command), "the lines above have pip's reason; run make again to go on")
 
 
-def fail(problem, hint):
+def fail(problem: str, hint: str) -> None:
     """End with a message and the next thing to do."""
-    sys.exit("make: {}\n    hint: {}".format(problem, hint))
+    sys.exit(f"make: {problem}\n    hint: {hint}")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def _no_leaks() -> Iterator[None]:
 
 def _holdings() -> set[str]:
     me = psutil.Process()
-    held = {f"process {child.pid} {child.name()}" for child in me.children(recursive=True)}
+    held = {f"process {child.pid} {child.name()}" for child in me.children()}
     held |= {f"thread {thread.name} {thread.ident}" for thread in threading.enumerate()}
     for descriptor in os.listdir("/proc/self/fd"):
         try:

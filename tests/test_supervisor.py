@@ -194,7 +194,7 @@ def test_what_does_not_fit_in_memory_evicts_or_is_refused(make_supervisor: Make,
 
     watcher = threading.Thread(target=budget_comes_back)
     watcher.start()
-    assert say(supervisor, scripted.plan("b", memory_bytes=50 * mib), "say:y") == ["y"]
+    assert say(supervisor, scripted.plan("b", memory_bytes=45 * mib), "say:y") == ["y"]
     watcher.join()
     free[0] = 10 * mib
     with pytest.raises(MemoryPressureError):

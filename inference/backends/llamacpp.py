@@ -88,6 +88,9 @@ class Backend:
         params.n_ctx = options.slots * options.context_tokens
         params.n_batch = params.n_ubatch = options.prefill_batch_tokens
         params.cache_ram_mib = options.prompt_cache_bytes // _MIB
+        # Each checkpoint of a sliding-window cache is memory that nobody counts: Gemma 3 270M grew by
+        # 190 MiB over 14 turns with the default of 32.
+        params.n_ctx_checkpoints = 1
         threads = options.threads or os.cpu_count() or 1
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.fit_params = False  # the selector has decided what fits

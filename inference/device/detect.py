@@ -177,7 +177,7 @@ def _first(pattern: str, text: str) -> str | None:
 
 def _board(compatible: str, soc: str | None, memory_total_bytes: int | None) -> str | None:
     # Exact strings would miss "-super", custom carriers (vendor prefix) and R35, which names several.
-    for part in re.findall(r"(p\d{4}-\d{4})(?:-super)?", compatible):
+    for part in re.findall(r"p\d{4}-\d{4}", compatible):
         known = _PARTS.get(part)
         if isinstance(known, str):
             return known

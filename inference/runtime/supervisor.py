@@ -329,13 +329,23 @@ class Supervisor:
         return 0.0
 
     def _free_bytes(self) -> int:
-        """What is free now, less what loading workers were promised and have not taken yet."""
+        """What a newcomer may take now, beside what the living workers need.
+
+        Off the measured budget come the mapped weights of loaded workers, which the kernel counts
+        as available, and what loading workers were promised and have not taken yet.
+        """
         budget = self._budget()
         if budget is None:
             return 2**62
         for entry in self._entries:
-            if entry.worker is not None and entry.loaded_s is None:
-                budget -= max(0, entry.plan.memory_bytes - (entry.worker.resident_bytes() or 0))
+            if entry.worker is None:
+                continue
+            mapped_bytes = entry.worker.mapped_bytes()
+            if entry.loaded_s is not None:
+                budget -= mapped_bytes
+            else:
+                taken_bytes = (entry.worker.resident_bytes() or 0) - mapped_bytes
+                budget -= max(0, entry.plan.memory_bytes - taken_bytes)
         return budget
 
     def _start(self, entry: Entry) -> None:

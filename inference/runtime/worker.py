@@ -152,6 +152,13 @@ class Worker:
         except psutil.Error:
             return None
 
+    def mapped_bytes(self) -> int:
+        """Resident pages of mapped files: the kernel calls them available, though the child needs them."""
+        try:
+            return int(psutil.Process(self.pid).memory_info().shared)
+        except psutil.Error:
+            return 0
+
     def activity(self) -> tuple[float, int]:
         """CPU seconds and resident bytes; a loading worker whose activity stands still hangs."""
         try:

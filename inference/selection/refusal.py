@@ -18,7 +18,7 @@ from inference.selection.world import World
 _REMEDY = {
     "llamacpp": "pip install xllamacpp",
     "transformers": "pip install 'jetllm[transformers]'",
-    "mlc": "run the daemon in the model's container, docs/jetson.md",
+    "mlc": "run the daemon in the container that models.json names",
 }
 
 
