@@ -108,7 +108,7 @@ class Catalog:
             if self._checked.get(path) == mark:
                 return
         try:
-            check_gguf(path)
+            check_gguf(path, subject=model)
         except UnsafeArtifactError as error:
             self.store.quarantine(path, error.message)
             error.hint = f"fetch it again: jetllm pull {model}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from inference.backends import LoadOptions, installed_backends, open_backend
 from inference.backends._checkpoint import refusal
 from inference.backends._text import StoppingText, cut_at_stop
 from inference.errors import NoUsableBackendError
+from inference.generation import GenerateRequest, Usage
+
+ROOT = Path(__file__).resolve().parent.parent
 
 OPTIONS = LoadOptions(
     weights=Path("weights.gguf"),
@@ -60,6 +64,20 @@ def test_looking_for_backends_imports_no_engine() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
     assert set(done.stdout.split()) <= {"llamacpp", "mlc", "transformers"}
+
+
+def test_documented_backend_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend of docs/adding-a-backend.md is found by its file name, loads and generates."""
+    document = (ROOT / "docs" / "adding-a-backend.md").read_text(encoding="utf-8")
+    source = document.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "echo.py").write_text(source, encoding="utf-8")
+    monkeypatch.setattr(inference.backends, "__path__", [str(tmp_path)])
+    assert installed_backends() == {"echo"}
+    backend = open_backend("echo", replace(OPTIONS, weights=tmp_path))
+    chunks = list(backend.generate(GenerateRequest(prompt="one two"), lambda: False))
+    assert [chunk.text for chunk in chunks] == ["one", "two", ""]
+    assert chunks[-1].usage == Usage(prompt_tokens=2, completion_tokens=2)
+    backend.close()
 
 
 def read_bytes(tokens: list[int]) -> str:

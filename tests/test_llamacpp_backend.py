@@ -89,7 +89,7 @@ def test_counts_and_timings_are_the_engines_own(worker: Worker) -> None:
 
 def test_the_same_seed_gives_the_same_text(worker: Worker) -> None:
     """Sampling is repeatable by seed and varies without."""
-    options = {"temperature": 1.5, "max_tokens": 24, "cache_prompt": False}
+    options: dict[str, Any] = {"temperature": 1.5, "max_tokens": 24, "cache_prompt": False}
     first = text_of(chat(worker, "Tell me a story", seed=7, **options))
     assert text_of(chat(worker, "Tell me a story", seed=7, **options)) == first
     assert text_of(chat(worker, "Tell me a story", seed=8, **options)) != first

