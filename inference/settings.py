@@ -64,7 +64,7 @@ class Settings(BaseModel):
         ge=1,
         le=256,
         json_schema_extra=_unit("threads"),
-        description="CPU threads of an engine; by default all cores",
+        description="CPU threads of an engine; by default all cores, but one less on machines of up to 4",
     )
     slots: int = Field(
         4,

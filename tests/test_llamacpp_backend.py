@@ -13,9 +13,12 @@ from typing import Any
 import psutil
 import pytest
 
+from inference.backends.llamacpp import _Stream, default_threads
 from inference.errors import (
     CancelledError,
     ContextLengthExceededError,
+    InternalError,
+    InvalidRequestError,
     InvalidSchemaError,
     LoadFailedError,
     MissingDependencyError,
@@ -223,6 +226,31 @@ def test_characters_are_never_split(worker: Worker) -> None:
     """Every chunk is whole text, also where a character takes several tokens."""
     chunks = chat(worker, "Repeat exactly: 🦜🦜🦜 日本語", temperature=0.0, max_tokens=40)
     assert all("\ufffd" not in chunk.text for chunk in chunks)
+
+
+def test_an_exception_in_the_callback_is_raised_to_the_caller() -> None:
+    """The engine swallows what escapes its callback: a chunk of unknown form must not end in silence."""
+    stream = _Stream(never)
+    assert stream.take({"choices": 3}) is True
+    stream.end(None)
+    with pytest.raises(InternalError, match="unknown form"):
+        list(stream)
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (4, 3), (6, 6), (12, 12)])
+def test_few_cores_leave_one_to_the_daemon(cores: int, threads: int) -> None:
+    """One thread less than cores on up to four cores; the benchmark log says why."""
+    assert default_threads(cores) == threads
+
+
+def test_errors_come_in_three_ways() -> None:
+    """As a chunk, as a returned dictionary and as an exception: each becomes the error that it is."""
+    raw = {"error": {"code": 400, "message": "no", "type": "invalid_request_error"}}
+    stream = _Stream(never)
+    assert stream.take(raw) is True
+    stream.end(None)
+    with pytest.raises(InvalidRequestError, match="no"):
+        list(stream)
 
 
 def test_nobody_can_talk_to_the_engine_beside_us(worker: Worker) -> None:

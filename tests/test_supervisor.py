@@ -292,6 +292,38 @@ def test_a_load_that_hangs_is_killed(make_supervisor: Make, scripted: Scripted) 
         say(supervisor, scripted.plan(load="hang"), "say:x")
 
 
+def test_a_process_that_cannot_start_is_told(
+    make_supervisor: Make, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No room for another process fails the request, leaves nothing, and the next one works."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    supervisor = make_supervisor()
+    with monkeypatch.context() as patched:
+        patched.setattr("inference.runtime.worker.subprocess.Popen", full)
+        with pytest.raises(LoadFailedError, match="Cannot allocate memory"):
+            say(supervisor, scripted.plan(), "say:x")
+    assert say(supervisor, scripted.plan(), "say:x") == ["x"]
+
+
+def test_the_supervisor_outlives_a_defect_of_its_own(
+    make_supervisor: Make, scripted: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An unexpected exception in one step is logged, and the steps go on."""
+    failing = [True]
+
+    def budget() -> int | None:
+        if failing.pop() if failing else False:
+            raise RuntimeError("a reader broke")
+        return None
+
+    supervisor = make_supervisor(budget=budget)
+    assert say(supervisor, scripted.plan(), "say:x") == ["x"]
+    assert "a reader broke" in caplog.text
+
+
 def test_nobody_is_loaded_for_callers_who_left(make_supervisor: Make, scripted: Scripted) -> None:
     """A queued load is dropped when all who asked have gone."""
     supervisor = make_supervisor(max_loaded_models=1)

@@ -91,7 +91,7 @@ class Backend:
         # Each checkpoint of a sliding-window cache is memory that nobody counts: Gemma 3 270M grew by
         # 190 MiB over 14 turns with the default of 32.
         params.n_ctx_checkpoints = 1
-        threads = options.threads or os.cpu_count() or 1
+        threads = options.threads or default_threads(len(os.sched_getaffinity(0)))
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.fit_params = False  # the selector has decided what fits
         params.warmup = False  # the first token below is one
@@ -182,6 +182,15 @@ class Backend:
     def close(self) -> None:
         """Stop the server; the heap comes back whole only when the process ends."""
         self.__dict__.pop("_server", None)
+
+
+def default_threads(cores: int) -> int:
+    """How many threads leave the daemon room to pass tokens on.
+
+    On few cores one is left free: every layer's barrier waits for the slowest thread, so a daemon,
+    or a second model, that takes a core for a moment stops all of them (docs/bench-log.md).
+    """
+    return max(1, cores - 1) if cores <= 4 else cores
 
 
 def _import_engine() -> Any:

@@ -9,6 +9,7 @@ each for at least its minimum residency.
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 import time
@@ -21,6 +22,7 @@ from inference.errors import (
     DrainingError,
     InternalError,
     JetLLMError,
+    LoadFailedError,
     MemoryPressureError,
     QueueFullError,
 )
@@ -28,6 +30,8 @@ from inference.runtime.entry import Entry, Lease, State, WorkerStatus
 from inference.runtime.ledger import Ledger
 from inference.runtime.policy import Eviction, Key, make_room
 from inference.runtime.worker import POLL_S, Worker, WorkerSpec
+
+logger = logging.getLogger(__name__)
 
 _ABORT_GRACE_S = 1.0  # for the Python stacks that SIGABRT leaves on stderr
 _MEMORY_BACK_S = 2.0  # how long a dead worker's memory may take to be seen as free
@@ -191,7 +195,12 @@ class Supervisor:
     def _run(self) -> None:
         with self._changed:
             while True:
-                wake_s = self._step(time.monotonic())
+                try:
+                    wake_s = self._step(time.monotonic())
+                except Exception:
+                    # Without this thread nothing would ever load, stop or time out again.
+                    logger.exception("a step of the supervisor failed; it goes on")
+                    wake_s = _TICK_S
                 if self._closed and not self._entries:
                     return
                 self._changed.wait(wake_s)
@@ -351,8 +360,15 @@ class Supervisor:
     def _start(self, entry: Entry) -> None:
         budget = self._free_bytes() + self._ledger.reserved_bytes
         self._ledger.reserve(entry.ledger_key, entry.plan.memory_bytes, budget)
-        entry.worker = Worker(entry.plan.spec, on_change=self._notify)
-        entry.worker.start()
+        worker = Worker(entry.plan.spec, on_change=self._notify)
+        try:
+            worker.start()
+        except OSError as error:
+            self._ledger.release(entry.ledger_key)
+            self._remove(entry)
+            entry.fail(LoadFailedError(f"{entry.plan.spec.name}: no process could be started: {error}"))
+        else:
+            entry.worker = worker
 
     def _refuse(self, entry: Entry) -> None:
         self._remove(entry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import io
 import itertools
 import os
@@ -91,39 +92,45 @@ class Worker:
         self._reaping = False
 
     def start(self) -> None:
-        """Spawn the child and tell it what to load; returns at once."""
+        """Spawn the child and tell it what to load; returns at once.
+
+        Raises:
+            OSError: the system has no room for another process; nothing is left behind.
+        """
         self.started_s = time.monotonic()
         self._oom_kills = _oom_kills()
-        self._runtime_dir = Path(tempfile.mkdtemp(prefix="jetllm-"))
-        ours, theirs = socket.socketpair()
-        lifeline_read, self._lifeline = os.pipe()
-        argv = [
-            sys.executable,
-            "-m",
-            self.spec.main,
-            str(theirs.fileno()),
-            str(lifeline_read),
-            str(os.getpid()),
-        ]
-        self._process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(theirs.fileno(), lifeline_read),
-            start_new_session=True,
-            env={**self.spec.environment, "PYTHONPATH": str(_PACKAGE_PARENT)},
-            cwd=self._runtime_dir,
-        )
+        with contextlib.ExitStack() as undo:
+            self._runtime_dir = Path(tempfile.mkdtemp(prefix="jetllm-"))
+            undo.callback(shutil.rmtree, self._runtime_dir, ignore_errors=True)
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            lifeline_read, self._lifeline = os.pipe()
+            undo.callback(os.close, self._lifeline)
+            try:
+                self._process = self._spawn(theirs.fileno(), lifeline_read)
+            finally:
+                theirs.close()
+                os.close(lifeline_read)
+            undo.pop_all()
         self._output = cast(io.BufferedReader, self._process.stdout)
-        theirs.close()
-        os.close(lifeline_read)
-        self._socket = ours
         self._connection = Connection(ours, send_timeout_s=_SEND_TIMEOUT_S)
         self._drainer = self._thread(self._drain_stderr, "stderr")
         self._thread(self._receive, "wire")
         options = {**self.spec.options, "runtime_dir": str(self._runtime_dir)}
         self._connection.send({"op": "load", "backend": self.spec.backend, "options": options})
+
+    def _spawn(self, socket_fd: int, lifeline_fd: int) -> subprocess.Popen[bytes]:
+        arguments = (socket_fd, lifeline_fd, os.getpid())
+        return subprocess.Popen(
+            [sys.executable, "-m", self.spec.main, *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(socket_fd, lifeline_fd),
+            start_new_session=True,
+            env={**self.spec.environment, "PYTHONPATH": str(_PACKAGE_PARENT)},
+            cwd=self._runtime_dir,
+        )
 
     def _thread(self, target: Callable[[], None], role: str) -> threading.Thread:
         thread = threading.Thread(target=target, name=f"{role}:{self.spec.name}", daemon=True)
