@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from inference.backends.llamacpp import _Stream, default_threads
+from inference.backends.llamacpp import _Relay, default_threads
 from inference.errors import (
     CancelledError,
     ContextLengthExceededError,
@@ -228,13 +230,12 @@ def test_characters_are_never_split(worker: Worker) -> None:
     assert all("\ufffd" not in chunk.text for chunk in chunks)
 
 
-def test_an_exception_in_the_callback_is_raised_to_the_caller() -> None:
+def test_an_exception_in_the_callback_is_kept_for_the_caller() -> None:
     """The engine swallows what escapes its callback: a chunk of unknown form must not end in silence."""
-    stream = _Stream(never)
-    assert stream.take({"choices": 3}) is True
-    stream.end(None)
-    with pytest.raises(InternalError, match="unknown form"):
-        list(stream)
+    relay = _Relay(never, lambda chunk: None)
+    assert relay.take({"choices": 3}) is True
+    assert isinstance(relay.error, InternalError)
+    assert "unknown form" in relay.error.message
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (4, 3), (6, 6), (12, 12)])
@@ -243,14 +244,37 @@ def test_few_cores_leave_one_to_the_daemon(cores: int, threads: int) -> None:
     assert default_threads(cores) == threads
 
 
-def test_errors_come_in_three_ways() -> None:
-    """As a chunk, as a returned dictionary and as an exception: each becomes the error that it is."""
-    raw = {"error": {"code": 400, "message": "no", "type": "invalid_request_error"}}
-    stream = _Stream(never)
-    assert stream.take(raw) is True
-    stream.end(None)
-    with pytest.raises(InvalidRequestError, match="no"):
-        list(stream)
+def test_an_error_among_the_chunks_stops_the_engine() -> None:
+    """Errors come as exceptions, as returned dictionaries and as chunks; this is the third way."""
+    relay = _Relay(never, lambda chunk: None)
+    assert relay.take({"error": {"code": 400, "message": "no", "type": "invalid_request_error"}}) is True
+    assert isinstance(relay.error, InvalidRequestError)
+
+
+def test_the_iterator_is_the_push_turned_around(smollm2_path: Path, tmp_path: Path) -> None:
+    """`generate` in this process gives the same chunks, and closing it early leaves no thread."""
+    program = (
+        "import sys, threading\n"
+        "from pathlib import Path\n"
+        "from inference.backends import LoadOptions, open_backend\n"
+        "from inference.generation import GenerateRequest\n"
+        "options = LoadOptions(Path(sys.argv[1]), 512, 2, None, 64, 0, Path(sys.argv[2]))\n"
+        "backend = open_backend('llamacpp', options)\n"
+        "request = GenerateRequest(prompt='Once upon a time', max_tokens=400, temperature=0.0)\n"
+        "stream = backend.generate(request, lambda: False)\n"
+        "texts = [next(stream).text for _ in range(6)]\n"
+        "stream.close()\n"
+        "assert [t.name for t in threading.enumerate()] == ['MainThread']\n"
+        "print(''.join(texts), flush=True)\n"
+        "import os; os._exit(0)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(smollm2_path), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0 and ran.stdout.strip(), ran.stderr
 
 
 def test_nobody_can_talk_to_the_engine_beside_us(worker: Worker) -> None:

@@ -13,7 +13,9 @@ import dataclasses
 import importlib
 import importlib.util
 import pkgutil
+import queue
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +107,44 @@ class BackendProtocol(Protocol):
 
     def close(self) -> None:
         """Stop what runs and release the weights; a second call does nothing."""
+
+
+class PushBackend(BackendProtocol, Protocol):
+    """A backend whose engine calls back: the worker then saves one change of threads per token."""
+
+    def push(
+        self, request: GenerateRequest, cancelled: Callable[[], bool], emit: Callable[[Chunk], None]
+    ) -> None:
+        """Do as `generate` does, giving each chunk to *emit*, on any thread, before this returns."""
+
+
+def iterate(
+    push: Callable[[GenerateRequest, Callable[[], bool], Callable[[Chunk], None]], None],
+    request: GenerateRequest,
+    cancelled: Callable[[], bool],
+) -> Iterator[Chunk]:
+    """Make a `PushBackend`'s ``generate`` of its ``push``, which runs on a thread of its own."""
+    items: queue.SimpleQueue[Chunk | BaseException | None] = queue.SimpleQueue()
+    closed = threading.Event()
+
+    def run() -> None:
+        try:
+            push(request, lambda: closed.is_set() or cancelled(), items.put)
+        except BaseException as error:
+            items.put(error)
+        else:
+            items.put(None)
+
+    thread = threading.Thread(target=run, name="push", daemon=True)
+    thread.start()
+    try:
+        while (item := items.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        closed.set()
+        thread.join()
 
 
 def open_backend(name: str, options: LoadOptions) -> BackendProtocol:

@@ -21,15 +21,13 @@ import functools
 import http.client
 import json
 import os
-import queue
 import secrets
 import socket
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from inference.backends import Capability, LoadOptions
+from inference.backends import Capability, LoadOptions, iterate
 from inference.errors import (
     ContextLengthExceededError,
     InternalError,
@@ -91,8 +89,9 @@ class Backend:
         # Each checkpoint of a sliding-window cache is memory that nobody counts: Gemma 3 270M grew by
         # 190 MiB over 14 turns with the default of 32.
         params.n_ctx_checkpoints = 1
-        threads = options.threads or default_threads(len(os.sched_getaffinity(0)))
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        cores = len(os.sched_getaffinity(0))
+        params.cpuparams.n_threads = options.threads or default_threads(cores)
+        params.cpuparams_batch.n_threads = options.threads or cores
         params.fit_params = False  # the selector has decided what fits
         params.warmup = False  # the first token below is one
         params.endpoint_metrics = True
@@ -110,15 +109,28 @@ class Backend:
 
     def generate(self, request: GenerateRequest, cancelled: Callable[[], bool]) -> Iterator[Chunk]:
         """Yield chunks as they are decoded; see `inference.backends.BackendProtocol`."""
-        stream = _Stream(cancelled)
+        return iterate(self.push, request, cancelled)
+
+    def push(
+        self, request: GenerateRequest, cancelled: Callable[[], bool], emit: Callable[[Chunk], None]
+    ) -> None:
+        """Give each chunk to *emit* on the engine's own call; see `inference.backends.PushBackend`."""
         body = _body(request, self._grammar(request))
-        thread = threading.Thread(target=self._run, args=(body, stream), name="llamacpp", daemon=True)
-        thread.start()
+        handle = (
+            self._server.handle_completions
+            if request.messages is None
+            else self._server.handle_chat_completions
+        )
+        relay = _Relay(cancelled, emit)
         try:
-            yield from stream
-        finally:
-            stream.stop()
-            thread.join()
+            answer = handle(body, relay.take)
+        except (ValueError, RuntimeError, TypeError) as error:
+            code = 400 if isinstance(error, ValueError) else 500
+            raise relay.error or _error({"message": str(error), "code": code}) from None
+        if relay.error is not None:
+            raise relay.error
+        if isinstance(answer, Mapping) and "error" in answer:
+            raise _error(answer["error"])
 
     def _grammar(self, request: GenerateRequest) -> str | None:
         if request.json_schema is None:
@@ -143,20 +155,6 @@ class Backend:
         body = {"prompt": " ", "max_tokens": 1, "grammar": grammar, "logit_bias": [[intruder, 100]]}
         answer = self._server.handle_completions(body)
         return "error" not in answer and answer["choices"][0]["text"][:1] not in tuple("@#~`")
-
-    def _run(self, body: dict[str, Any], stream: _Stream) -> None:
-        chat = "messages" in body
-        handle = self._server.handle_chat_completions if chat else self._server.handle_completions
-        try:
-            answer = handle(body, stream.take)
-            if isinstance(answer, Mapping) and "error" in answer:
-                raise _error(answer["error"])
-        except JetLLMError as error:
-            stream.end(error)
-        except (ValueError, RuntimeError, TypeError) as error:
-            stream.end(_error({"message": str(error), "code": 400 if isinstance(error, ValueError) else 500}))
-        else:
-            stream.end(None)
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of *text*, without added special tokens."""
@@ -220,48 +218,31 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-class _Stream:
-    """Carries chunks from llama.cpp's callback thread to the generator."""
+class _Relay:
+    """The callback that llama.cpp gets: translates its chunks, and keeps what went wrong."""
 
-    def __init__(self, cancelled: Callable[[], bool]) -> None:
+    def __init__(self, cancelled: Callable[[], bool], emit: Callable[[Chunk], None]) -> None:
+        self.error: JetLLMError | None = None
         self._cancelled = cancelled
-        self._stopped = False
-        self._items: queue.SimpleQueue[Chunk | JetLLMError | None] = queue.SimpleQueue()
+        self._emit = emit
         self._finish_reason: FinishReason | None = None
-        self._error: JetLLMError | None = None
 
     def take(self, raw: Any) -> bool:
         """Take one of the engine's chunks; returning True stops the engine."""
-        if self._stopped or self._cancelled():
+        if self._cancelled():
             return True
         try:
             if "error" in raw:
                 raise _error(raw["error"])
             chunk = self._translate(raw)
+            if chunk is not None:
+                self._emit(chunk)
         except JetLLMError as error:
-            self._error = error
-            return True
+            self.error = error
         except Exception as error:
             # Anything that escapes here is swallowed by the engine.
-            self._error = InternalError(f"llama.cpp sent a chunk of unknown form: {error!r}")
-            return True
-        if chunk is not None:
-            self._items.put(chunk)
-        return False
-
-    def end(self, error: JetLLMError | None) -> None:
-        """Close the stream; an error of the callback goes before one of the call."""
-        self._items.put(self._error or error)
-
-    def stop(self) -> None:
-        """Make the engine stop at its next chunk."""
-        self._stopped = True
-
-    def __iter__(self) -> Iterator[Chunk]:
-        while (item := self._items.get()) is not None:
-            if isinstance(item, JetLLMError):
-                raise item
-            yield item
+            self.error = InternalError(f"llama.cpp sent a chunk of unknown form: {error!r}")
+        return self.error is not None
 
     def _translate(self, raw: Mapping[str, Any]) -> Chunk | None:
         progress = raw.get("prompt_progress")

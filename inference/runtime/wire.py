@@ -11,6 +11,7 @@ import json
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +27,10 @@ class WireError(Exception):
 
 
 class Connection:
-    """One end of the socketpair. Sending is thread-safe; one thread receives.
+    """One end of the socketpair. Any thread may send; one thread receives.
+
+    A thread that finds another one sending leaves its frame to that one: the tokens of several
+    streams that come out of one decoding step then share a system call and a wake-up.
 
     A send that the other side does not take within *send_timeout_s* breaks the connection:
     a half-written frame cannot be repaired.
@@ -34,24 +38,39 @@ class Connection:
 
     def __init__(self, sock: socket.socket, *, send_timeout_s: float | None = None) -> None:
         self._sock = sock
-        self._lock = threading.Lock()
+        self._outbox: deque[bytes] = deque()
+        self._sending = threading.Lock()
+        self._broken = False
         if send_timeout_s is not None:
             seconds = int(send_timeout_s)
             timeval = struct.pack("ll", seconds, int((send_timeout_s - seconds) * 1e6))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
 
     def send(self, frame: Frame) -> bool:
-        """Send *frame*; return False when the other side is gone or does not read."""
+        """Send *frame*, or leave it to the thread that sends; False when the other side is gone."""
         body = json.dumps(frame, separators=(",", ":")).encode()
         if len(body) > MAX_FRAME_BYTES:
             raise WireError(f"a frame of {len(body)} bytes; at most {MAX_FRAME_BYTES}")
-        with self._lock:
+        self._outbox.append(_HEADER.pack(len(body)) + body)
+        # Whoever holds the lock looks again after giving it back: no frame is left behind.
+        while self._outbox and self._sending.acquire(blocking=False):
             try:
-                self._sock.sendall(_HEADER.pack(len(body)) + body)
-            except OSError:
-                self.shutdown()
-                return False
-        return True
+                self._flush()
+            finally:
+                self._sending.release()
+        return not self._broken
+
+    def _flush(self) -> None:
+        frames = []
+        while self._outbox:
+            frames.append(self._outbox.popleft())
+        if self._broken:
+            return
+        try:
+            self._sock.sendall(b"".join(frames))
+        except OSError:
+            self._broken = True
+            self.shutdown()
 
     def frames(self) -> Iterator[Frame]:
         """Yield frames until the other side closes.

@@ -24,7 +24,7 @@ from typing import NoReturn
 
 from inference.backends import BackendProtocol, LoadOptions, open_backend
 from inference.errors import InternalError, JetLLMError, LoadFailedError
-from inference.generation import GenerateRequest
+from inference.generation import Chunk, GenerateRequest
 from inference.runtime.wire import Connection, Frame, WireError
 
 EXIT_LOAD_FAILED = 3
@@ -164,11 +164,19 @@ class _Call:
 
     def _generate(self) -> Frame:
         request = GenerateRequest.from_dict(self._frame["request"])
-        for chunk in self._backend.generate(request, self._event.is_set):
-            sent = self._connection.send({"event": "chunk", "id": self._id, "chunk": chunk.to_dict()})
-            if not sent or self._event.is_set():
-                break
+        push = getattr(self._backend, "push", None)
+        if push is not None:
+            push(request, self._event.is_set, self._emit)
+        else:
+            for chunk in self._backend.generate(request, self._event.is_set):
+                self._emit(chunk)
+                if self._event.is_set():
+                    break
         return {"event": "end"}
+
+    def _emit(self, chunk: Chunk) -> None:
+        if not self._connection.send({"event": "chunk", "id": self._id, "chunk": chunk.to_dict()}):
+            self._event.set()  # nobody listens any more
 
 
 if __name__ == "__main__":
