@@ -169,7 +169,14 @@ def leave(directory: Path) -> list[tuple[str, str, str, str]]:
 
 def _leave_once(daemon: DaemonProcess, phase: str, streaming: bool) -> float:
     text = ("word " * 3000 if phase == "prefill" else "A story ") + os.urandom(4).hex()
-    body = {"prompt": text, "max_tokens": 900, "ignore_eos": True, "stream": streaming, "cache_prompt": False}
+    body = {
+        "model": SMOLLM2,
+        "prompt": text,
+        "max_tokens": 900,
+        "ignore_eos": True,
+        "stream": streaming,
+        "cache_prompt": False,
+    }
     data = json.dumps(body).encode()
     head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", daemon.port)) as client:

@@ -28,7 +28,7 @@ from inference.console import (
 )
 from inference.errors import AlreadyRunningError, JetLLMError, ModelNotPulledError
 from inference.instance import running_daemon
-from inference.settings import Settings, load_settings
+from inference.settings import Settings, load_settings, setting_help
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,7 +75,7 @@ def _settings_flags(command: F) -> F:
         if name in _HIDDEN_FLAGS:
             continue
         many = "tuple" in str(info.annotation)
-        flag, text = f"--{name.replace('_', '-')}", info.description
+        flag, text = f"--{name.replace('_', '-')}", setting_help(name)
         if info.annotation is bool:
             command = click.option(f"{flag}/--no-{name}", default=None, help=text)(command)
         else:

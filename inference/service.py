@@ -107,7 +107,14 @@ class Service:
         world = self._catalog.world([_resident(worker) for worker in workers])
         speed = request.speed or self.settings.speed
         try:
-            return select(world, model=model, variant=request.variant, task=_task(request), speed=speed)
+            return select(
+                world,
+                model=model,
+                variant=request.variant,
+                task=_task(request),
+                speed=speed,
+                chat=request.messages is not None,
+            )
         except ModelNotPulledError:
             if model is not None:
                 self._catalog.raise_if_quarantined(model, request.variant)

@@ -64,7 +64,7 @@ class Settings(BaseModel):
         ge=1,
         le=256,
         json_schema_extra=_unit("threads"),
-        description="CPU threads of an engine; by default all cores, but one less on machines of up to 4",
+        description="CPU threads of an engine; by default all cores, one less to decode where there are up to 4",
     )
     slots: int = Field(
         4,
@@ -316,6 +316,14 @@ def settings_table() -> str:
         cells = (f"`{name}`", extra.get("unit", ""), _shown(info.default), _range(name), info.description)
         rows.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def setting_help(name: str) -> str:
+    """Return one setting's meaning with its unit and range, for a command's help."""
+    info = Settings.model_fields[name]
+    extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+    notes = ", ".join(part for part in (str(extra.get("unit", "")), _range(name)) if part)
+    return f"{info.description} [{notes}]"
 
 
 def _shown(value: Any) -> str:

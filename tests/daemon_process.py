@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+MODEL = "smollm2-135m-instruct"
 START_S = 30.0
 
 
@@ -111,7 +112,13 @@ class DaemonProcess:
 
     def chat(self, text: str, **options: Any) -> tuple[int, Any]:
         """One chat completion."""
-        body = {"messages": [{"role": "user", "content": text}], "max_tokens": 8, "temperature": 0, **options}
+        body = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": text}],
+            "max_tokens": 8,
+            "temperature": 0,
+            **options,
+        }
         return self.ask("POST", "/v1/chat/completions", body)
 
     def workers(self) -> list[dict[str, Any]]:

@@ -21,9 +21,8 @@ import psutil
 import pytest
 
 from tests.conftest import wait_until
-from tests.daemon_process import DaemonProcess
+from tests.daemon_process import MODEL, DaemonProcess
 
-MODEL = "smollm2-135m-instruct"
 LONG = "word " * 900
 
 
@@ -67,7 +66,7 @@ def test_the_openai_package_chats(daemon: DaemonProcess) -> None:
         assert answer.usage is not None and answer.usage.completion_tokens <= 8
         chunks = list(
             client.chat.completions.create(
-                model="auto",
+                model=MODEL,
                 messages=[{"role": "user", "content": "Say hi"}],
                 max_tokens=8,
                 temperature=0,
@@ -102,10 +101,12 @@ def test_structured_output_through_the_openai_package(daemon: DaemonProcess) -> 
 
 def test_the_command_line_talks_to_the_daemon(daemon: DaemonProcess) -> None:
     """run, ps, status, models, load and unload use the daemon that runs."""
-    ran = jetllm(daemon, "run", "Say hi", "--max-tokens", "8", "--temperature", "0")
+    ran = jetllm(daemon, "run", "Say hi", "--model", MODEL, "--max-tokens", "8", "--temperature", "0")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == daemon.chat("Say hi")[1]["choices"][0]["message"]["content"].strip()
-    as_json = json.loads(jetllm(daemon, "run", "Say hi", "--max-tokens", "4", "--json").stdout)
+    as_json = json.loads(
+        jetllm(daemon, "run", "Say hi", "--model", MODEL, "--max-tokens", "4", "--json").stdout
+    )
     assert as_json["model"] == MODEL
     assert json.loads(jetllm(daemon, "ps", "--json").stdout)[0]["model"] == MODEL
     assert json.loads(jetllm(daemon, "status", "--json").stdout)["pid"] == daemon.pid
@@ -121,7 +122,18 @@ def test_the_command_line_talks_to_the_daemon(daemon: DaemonProcess) -> None:
 
 def test_run_works_without_a_daemon(smollm2_path: Path, tmp_path: Path) -> None:
     """With no daemon the model runs in the command's own process, and nothing stays behind."""
-    ran = jetllm(None, "run", "Say hi", "--max-tokens", "4", "--model", MODEL, state_dir=str(tmp_path))
+    ran = jetllm(
+        None,
+        "run",
+        "Say hi",
+        "--model",
+        MODEL,
+        "--max-tokens",
+        "4",
+        "--model",
+        MODEL,
+        state_dir=str(tmp_path),
+    )
     assert ran.returncode == 0 and ran.stdout.strip(), ran.stderr
 
 
@@ -191,6 +203,7 @@ def test_a_client_that_leaves_stops_the_computation(daemon: DaemonProcess, strea
     connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=30)
     text = LONG + os.urandom(4).hex() if phase == "prefill" else "Tell me a long story"
     body = {
+        "model": MODEL,
         "messages": [{"role": "user", "content": text}],
         "max_tokens": 800,
         "ignore_eos": True,
@@ -210,7 +223,7 @@ def test_a_client_that_leaves_stops_the_computation(daemon: DaemonProcess, strea
 def test_a_reset_connection_is_a_client_that_left(daemon: DaemonProcess) -> None:
     """RST frees the slot like FIN."""
     client = socket.create_connection(("127.0.0.1", daemon.port))
-    body = json.dumps({"prompt": "Once", "max_tokens": 900, "ignore_eos": True}).encode()
+    body = json.dumps({"model": MODEL, "prompt": "Once", "max_tokens": 900, "ignore_eos": True}).encode()
     head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     client.sendall(b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body))
     wait_until(lambda: running(daemon) == 1, "the start")

@@ -100,6 +100,14 @@ def test_auto_chooses_a_model_that_is_here(make_service: Callable[..., Service])
     assert ask(service, "Hello", model="auto")
 
 
+def test_a_chat_prefers_a_model_that_chats(make_service: Callable[..., Service], gemma_path: Path) -> None:
+    """A larger base model without a chat template loses a chat, and wins where text is continued."""
+    service = make_service()
+    story = "Write a story about a dragon."
+    assert service.select(GenerateRequest(messages=(Message("user", story),))).model == MODEL
+    assert service.select(GenerateRequest(prompt=story)).model == "gemma-3-270m"
+
+
 def test_a_crash_before_the_first_token_is_not_seen(make_service: Callable[..., Service]) -> None:
     """The worker is replaced and the request replayed; the caller only waits longer."""
     service = make_service()

@@ -17,7 +17,8 @@ class Limits:
             gets to see the refusal instead of a reset.
         farewell_s: what remaining streams get, after the drain, to send their last event.
         tick_s: how often deadlines are looked at.
-        buffered_bytes: unsent bytes held for one client before its computation waits.
+        buffered_bytes: unsent bytes held for one client before its thread waits; the worker computes on,
+            to at most the request's own max_tokens.
         connections: open connections in all.
         connections_per_address: of one client address; *connections_per_loopback* on this machine.
         spare_threads: threads beyond computing and queued requests, for health and administration.

@@ -40,11 +40,12 @@ class Obstacle(Enum):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks of the selector; *named* when it names a model."""
+    """What a request asks of the selector; *named* when it names a model, *chat* when it has turns."""
 
     task: Task
     speed: str
     named: bool
+    chat: bool = False
 
 
 @dataclass(frozen=True)

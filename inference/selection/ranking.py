@@ -23,6 +23,7 @@ def criteria(asked: Asked, standing: Sequence[Judged]) -> list[Criterion]:
     by_speed = {"fast": _fast, "quality": _quality, "balanced": _balanced}[asked.speed]
     return [
         Criterion(lambda j: j.incompatible is not None, lambda a, _: f"incompatible: {a.incompatible}"),
+        *([_chat()] if asked.chat else []),
         Criterion(lambda j: -j.task_fit, lambda _, b: f"{b.key} fits {asked.task.value} better"),
         *by_speed(standing),
         Criterion(lambda j: not j.resident, lambda _, b: f"{b.key} is already loaded"),
@@ -42,6 +43,13 @@ def why_lost(criteria: Sequence[Criterion], loser: Judged, winner: Judged) -> st
     """Return the first comparison that *loser* lost, in words."""
     lost = next(c for c in criteria if c.key(loser) != c.key(winner))
     return lost.lost(loser, winner)
+
+
+def _chat() -> Criterion:
+    return Criterion(
+        lambda j: j.spec.chat_template == "none",
+        lambda a, b: f"it has no chat template; {b.key} may have one",
+    )
 
 
 def _fast(standing: Sequence[Judged]) -> list[Criterion]:

@@ -18,13 +18,16 @@ __all__ = ["Candidate", "Resident", "Selection", "World", "effective_variants", 
 SPEEDS = ("fast", "balanced", "quality")
 
 
-def select(world: World, *, model: str | None, variant: str | None, task: Task, speed: str) -> Selection:
+def select(
+    world: World, *, model: str | None, variant: str | None, task: Task, speed: str, chat: bool = False
+) -> Selection:
     """Choose for one request; equal arguments give an equal result.
 
     Args:
         model: a registry name or alias, or ``None`` to choose among all that is here.
         variant: the name of one of the model's variants; ``None`` lets any be chosen.
         speed: "fast", "balanced" or "quality".
+        chat: whether the request is a chat, which a model without a chat template only continues.
 
     Raises:
         InvalidRequestError: *speed* is none of these, or *variant* comes without a model.
@@ -35,7 +38,7 @@ def select(world: World, *, model: str | None, variant: str | None, task: Task, 
     """
     if speed not in SPEEDS:
         raise InvalidRequestError(f"speed: expected one of {', '.join(SPEEDS)}, got {speed!r}", param="speed")
-    asked = Asked(task, speed, named=model is not None)
+    asked = Asked(task, speed, named=model is not None, chat=chat)
     judge = Judge(world, asked)
     judged = [
         judge.judge(name, spec, variant_name, value, order)
