@@ -64,7 +64,7 @@ class Settings(BaseModel):
         ge=1,
         le=256,
         json_schema_extra=_unit("threads"),
-        description="CPU threads of an engine; by default all cores, decoding on one less where there are few",
+        description="CPU threads of an engine; by default all cores, and one less to decode on few",
     )
     slots: int = Field(
         4,
