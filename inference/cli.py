@@ -57,6 +57,10 @@ class _Commands(click.Group):
             # The reader left; silence Python's own complaint at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(EXIT_ERROR)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            print_note(f"error: {where}{error.strerror or error}")
+            ctx.exit(EXIT_ERROR)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

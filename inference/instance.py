@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from inference.errors import AlreadyRunningError
+from inference.errors import AlreadyRunningError, SettingsError
 
 _FILE = "daemon.lock"
 
@@ -17,11 +17,18 @@ class InstanceLock:
 
     Raises:
         AlreadyRunningError: another process holds it.
+        SettingsError: it cannot be written.
     """
 
     def __init__(self, state_dir: Path) -> None:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(state_dir / _FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(state_dir / _FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise SettingsError(
+                f"state_dir: {state_dir} cannot be written: {error.strerror}",
+                hint="name another directory: --state-dir or JETLLM_STATE_DIR",
+            ) from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

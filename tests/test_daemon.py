@@ -330,6 +330,7 @@ def test_a_foreign_host_name_is_refused(daemon: DaemonProcess) -> None:
         ["serve", "--slots", "0"],
         ["serve", "--registry", "/nowhere/models.json"],
         ["serve", "--preload", "smolm2"],
+        ["serve", "--state-dir", "/proc/nowhere"],
         ["--config", "/nowhere/jetllm.yaml", "serve"],
         ["pull", "no-such-model"],
         ["run", "Hi", "--temperature", "9"],
@@ -341,6 +342,32 @@ def test_wrong_usage_is_explained(wrong: list[str], tmp_path: Path) -> None:
     ran = jetllm(None, *wrong, state_dir=str(tmp_path))
     assert ran.returncode in (1, 2)
     assert ran.stderr.strip() and "Traceback" not in ran.stderr
+
+
+def test_an_interrupted_run_leaves_nothing(smollm2_path: Path, tmp_path: Path) -> None:
+    """Ctrl-C ends the command and its worker, with the shell's exit code and no traceback."""
+    command = [
+        sys.executable,
+        "-m",
+        "inference",
+        "run",
+        "Tell me a story",
+        "--model",
+        MODEL,
+        "--max-tokens",
+        "3000",
+    ]
+    environment = {**os.environ, "JETLLM_STATE_DIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.read(1)
+        workers = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert b"Traceback" not in process.stderr.read()
+    assert len(workers) == 1 and not workers[0].is_running()
 
 
 def test_the_first_run_without_network_says_what_to_bring(tmp_path: Path) -> None:
