@@ -118,7 +118,9 @@ def _bars(*, transfer: bool) -> Any:
         TransferSpeedColumn,
     )
 
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()]
-    if transfer:
-        columns += [DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
+    columns: list[Any] = [TextColumn("{task.description}")]
+    if transfer:  # short enough for a terminal of 80 columns
+        columns += [BarColumn(10), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
+    else:
+        columns += [BarColumn(), TaskProgressColumn()]
     return Progress(*columns, console=Console(stderr=True))
