@@ -26,7 +26,8 @@ from inference.errors import (
 from inference.generation import GenerateRequest
 from inference.registry import Registry, load_registry
 from inference.runtime.entry import Lease, State, WorkerStatus
-from inference.runtime.supervisor import Limits, Plan, Supervisor
+from inference.runtime.plan import Limits, Plan
+from inference.runtime.supervisor import Supervisor
 from inference.runtime.worker import Worker, WorkerSpec
 from inference.selection.selector import Resident, Selection, select
 from inference.selection.tasks import Task, classify

@@ -15,7 +15,8 @@ import pytest
 from inference.artifacts.sources import fetch
 from inference.artifacts.store import Store
 from inference.registry import load_registry
-from inference.runtime.supervisor import Limits, Plan, Supervisor
+from inference.runtime.plan import Limits, Plan
+from inference.runtime.supervisor import Supervisor
 from inference.runtime.worker import Worker, WorkerSpec
 from inference.settings import load_settings, worker_environment
 

@@ -20,7 +20,8 @@ from inference.errors import (
 )
 from inference.generation import GenerateRequest
 from inference.runtime.entry import Lease, State
-from inference.runtime.supervisor import Plan, Supervisor
+from inference.runtime.plan import Plan
+from inference.runtime.supervisor import Supervisor
 from inference.runtime.worker import Worker
 from tests.conftest import DEADLINE_S, Scripted, wait_until
 
@@ -268,6 +269,16 @@ def test_a_crash_hits_running_requests_only(make_supervisor: Make, scripted: Scr
     assert [c.text for c in successor.generate(GenerateRequest(prompt="say:ok"), never)] == ["ok", ""]
     waiting.release()
     assert supervisor.restarts == {("m", "backend_crashed"): 1}
+
+
+def test_the_stacks_of_a_stalled_worker_are_logged(
+    make_supervisor: Make, scripted: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What hung can be read in the daemon's log."""
+    supervisor = make_supervisor(stall_timeout_s=0.3)
+    with pytest.raises(BackendTimeoutError):
+        say(supervisor, scripted.plan(), "hang")
+    wait_until(lambda: "_hang" in caplog.text, "the stacks in the log")
 
 
 @pytest.mark.parametrize("misdeed", ["stop", "hang"])

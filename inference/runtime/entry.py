@@ -10,14 +10,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from inference.errors import JetLLMError
+from inference.runtime.plan import Plan
 from inference.runtime.policy import Key, Tenant
 from inference.runtime.worker import Worker
-
-if TYPE_CHECKING:
-    from inference.runtime.supervisor import Plan
 
 
 class State(str, Enum):

@@ -14,7 +14,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from inference.errors import (
     BackendTimeoutError,
@@ -28,8 +27,9 @@ from inference.errors import (
 )
 from inference.runtime.entry import Entry, Lease, State, WorkerStatus
 from inference.runtime.ledger import Ledger
+from inference.runtime.plan import Limits, Plan
 from inference.runtime.policy import Eviction, Key, make_room
-from inference.runtime.worker import POLL_S, Worker, WorkerSpec
+from inference.runtime.worker import POLL_S, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -37,30 +37,6 @@ _ABORT_GRACE_S = 1.0  # for the Python stacks that SIGABRT leaves on stderr
 _MEMORY_BACK_S = 2.0  # how long a dead worker's memory may take to be seen as free
 _RECHECK_S = 0.05
 _TICK_S = 1.0  # how often silence, idleness and load progress are looked at
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The supervisor's settings; see `inference.settings.Settings` for their meaning."""
-
-    max_loaded_models: int
-    max_queue: int
-    keep_alive_s: float
-    min_residency_s: float
-    stall_timeout_s: float
-    load_timeout_s: float
-    stop_timeout_s: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to load, and what it is predicted to take."""
-
-    key: Key
-    spec: WorkerSpec
-    slots: int
-    memory_bytes: int
-    pinned: bool = False
 
 
 class Supervisor:
@@ -254,6 +230,9 @@ class Supervisor:
             entry.loaded_s = entry.last_used_s = now_s
             self._count(self.loads, entry, "ok")
             self._failures.pop(entry.plan.key, None)
+            logger.info(
+                "%s: loaded in %.1f s, pid %d", worker.spec.name, now_s - worker.started_s, worker.pid
+            )
             observed = worker.resident_bytes()
             if observed is not None:
                 self._ledger.observe(entry.ledger_key, observed)
@@ -288,6 +267,7 @@ class Supervisor:
     def _bury(self, entry: Entry, worker: Worker) -> None:
         """Settle what a dead worker leaves: those that wait get a new one, unless it never loaded."""
         error = worker.exit_error
+        _log_end(worker, error)
         self._buried_s = time.monotonic()
         self._ledger.release(entry.ledger_key)
         self._remove(entry)
@@ -388,3 +368,12 @@ class Supervisor:
     def _count(self, counter: dict[tuple[str, str], int], entry: Entry, label: str) -> None:
         key = (entry.plan.key[0], label)
         counter[key] = counter.get(key, 0) + 1
+
+
+def _log_end(worker: Worker, error: JetLLMError | None) -> None:
+    if error is None:
+        logger.info("%s: unloaded", worker.spec.name)
+        return
+    logger.warning("%s", error.message)
+    for line in worker.stderr_tail():
+        logger.warning("%s: %s", worker.spec.name, line[:300])
