@@ -34,9 +34,6 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "generation", "runtime.__init__"),
 )
 
-# Imports inside a row that are meant: (importer, imported).
-SIDEWAYS: set[tuple[str, str]] = set()
-
 # What sees less than its row allows.
 SEES_ONLY = {"phase3": {"inference_engine"}}
 
@@ -114,7 +111,7 @@ def imports_point_down(module: Module) -> Iterator[str]:
     for target in own_imports(module):
         target_row, target_unit = place(target)
         allowed = SEES_ONLY.get(unit, {target_unit})
-        if target_unit == unit or (unit, target_unit) in SIDEWAYS:
+        if target_unit == unit:
             continue
         if target_unit is None or target_row <= row or target_unit not in allowed:
             yield f"imports {target}, which is not below {unit}"
