@@ -135,7 +135,7 @@ def test_other_exceptions_give_no_detail_away(start_worker: Start, scripted: Scr
     with pytest.raises(InternalError) as caught:
         collect(worker, "raise")
     assert "secret" not in str(caught.value)
-    assert any("secret detail" in line for line in worker.stderr_tail())
+    wait_until(lambda: any("secret detail" in line for line in worker.stderr_tail()), "the log")
     assert collect(worker, "say:alive")[0].text == "alive"
 
 
