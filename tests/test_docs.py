@@ -34,10 +34,9 @@ MARKETING = (
     "|world[- ]class|next[- ]gen|revolution|unleash|supercharge|production[- ]ready|enterprise|innovative"
     "|best[- ]in[- ]class|game[- ]chang|delightful|elegant|leverag|user[- ]friendly|high[- ]performance"
 )
-MACHINE_PATHS = r"/work/(?:main|shared)\b|/tmp/[x]/|/home/[a-z]\w*/|/root/\.pyenv|/Users/\w"
-REGISTRY_HOSTS = r"pypi\.org|pythonhosted\.org|anaconda\.org|npmjs\.(?:org|com)|https?://(?!127\.|[^\s/]+\.(?:example|invalid)/)[^\s`'\"]+/simple\b"
+MACHINE_PATHS = r"/(?:home|Users)/[a-z]\w*/|/root/\.(?!cache)|/(?:work|opt)/[a-z]|/tmp/[a-z]/"
 REGISTRY_HOSTS = (
-    r"pypi\.org|pythonhosted\.org|anaconda\.org|npmjs\.(?:org|com)"
+    r"\b(?:pypi|pythonhosted|anaconda|npmjs)\.(?:org|com)"
     r"|https?://(?!127\.|[^\s/]+\.(?:example|invalid)/)[^\s`'\"]+/simple\b"  # but not what can be nobody's
 )
 
