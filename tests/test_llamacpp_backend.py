@@ -221,6 +221,7 @@ def test_a_prefill_is_cancelled(worker: Worker) -> None:
     with pytest.raises(CancelledError):
         list(worker.generate(prompt, gone.is_set))
     assert time.monotonic() - started_s < whole_s * 0.7
+    assert worker.silent_s(time.monotonic() + 1) == 0, "the engine still computes for nobody"
     timer.join()
 
 

@@ -94,6 +94,31 @@ def test_sending_to_one_who_does_not_read_ends(pair: tuple[socket.socket, socket
     assert connection.send({"text": "x" * 8_000_000}) is False
 
 
+def test_a_frame_left_at_the_last_moment_is_sent(pair: tuple[socket.socket, socket.socket]) -> None:
+    """A thread that leaves its frame just as the sender stops is not forgotten."""
+    left, right = pair
+    connection = Connection(left)
+
+    late = [b'\x00\x00\x00\x07{"b":2}']
+
+    class Lock:
+        """Lets another thread's frame in after the flush, before the release."""
+
+        def acquire(self, blocking: bool = True) -> bool:
+            """Always free."""
+            return True
+
+        def release(self) -> None:
+            """The other thread was here."""
+            if late:
+                connection._outbox.append(late.pop())
+
+    connection._sending = Lock()  # type: ignore[assignment]
+    assert connection.send({"a": 1})
+    left.shutdown(socket.SHUT_WR)
+    assert list(Connection(right).frames()) == [{"a": 1}, {"b": 2}]
+
+
 def test_a_frame_over_the_limit_is_not_sent(pair: tuple[socket.socket, socket.socket]) -> None:
     """The sender refuses what the receiver would."""
     with pytest.raises(WireError):

@@ -44,6 +44,18 @@ def test_chunks_come_through_in_order(start_worker: Start, scripted: Scripted) -
     assert last.usage is not None and last.usage.completion_tokens == 5
 
 
+def test_prefill_progress_is_not_for_the_caller(start_worker: Start, scripted: Scripted) -> None:
+    """It proves life to the watchdog; the caller sees text only."""
+    assert [c.text for c in collect(start_worker(scripted.spec()), "prefill:3 say:x")] == ["x", ""]
+
+
+def test_frames_of_nobodys_call_are_swallowed(start_worker: Start, scripted: Scripted) -> None:
+    """A late frame of a call that has ended disturbs no other."""
+    worker = start_worker(scripted.spec())
+    assert [c.text for c in collect(worker, "stray say:mine")] == ["mine", ""]
+    assert worker.ready
+
+
 def test_requests_run_side_by_side(start_worker: Start, scripted: Scripted) -> None:
     """One request that waits does not hold up another."""
     worker = start_worker(scripted.spec())

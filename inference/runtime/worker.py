@@ -183,7 +183,7 @@ class Worker:
     def generate(
         self, request: GenerateRequest, cancelled: Callable[[], bool]
     ) -> Generator[Chunk, None, None]:
-        """Yield the worker's chunks, prefill chunks included.
+        """Yield the worker's chunks; prefill progress only feeds the watchdog.
 
         Raises:
             CancelledError: *cancelled* became true; the worker was told to stop.

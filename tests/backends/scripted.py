@@ -3,7 +3,8 @@
 The weights file is JSON: ``{"load": "ok" | "fail" | "hang" | "crash", "slots": 4}``. A prompt is a
 list of words, done in order: ``say:TEXT``, ``tokens:N``, ``wait:SECONDS`` (before each later
 token), ``prefill:N`` (N prefill chunks, one wait apart), and the ways to die or stall: ``segv``,
-``kill``, ``exit``, ``stop`` (SIGSTOP), ``hang``, ``garbage``, ``flood``, ``grandchild``, ``raise``.
+``kill``, ``exit``, ``stop`` (SIGSTOP), ``hang``, ``garbage``, ``stray``,
+``flood``, ``grandchild``, ``raise``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -97,6 +99,11 @@ def _garbage() -> None:
     _hang()
 
 
+def _stray() -> None:
+    body = json.dumps({"event": "chunk", "id": 999_999, "chunk": {"t": "not yours"}}).encode()
+    os.write(int(sys.argv[1]), struct.pack("!I", len(body)) + body)
+
+
 def _flood() -> None:
     line = b"noise " * 170 + b"\n"
     for _ in range(20_000):  # 20 MB
@@ -140,6 +147,7 @@ _MISDEEDS: dict[str, Callable[[], None]] = {
     "exit": lambda: os._exit(0),
     "hang": _hang,
     "garbage": _garbage,
+    "stray": _stray,
     "flood": _flood,
     "grandchild": _grandchild,
     "refuse": _refuse,
