@@ -216,8 +216,8 @@ def test_a_used_model_is_not_idle(make_supervisor: Make, scripted: Scripted) -> 
     """A running request keeps its model however long it takes."""
     supervisor = make_supervisor(keep_alive_s=0.05)
     lease, worker = acquire(supervisor, scripted.plan())
-    assert say(supervisor, scripted.plan(), "say:beside") == ["beside"]  # makes the supervisor look
     assert len(list(worker.generate(GenerateRequest(prompt="wait:0.1 tokens:4"), never))) == 5
+    assert say(supervisor, scripted.plan(), "wait:0.1 say:beside") == ["beside"]  # makes the supervisor look
     assert states(supervisor) == {"m": State.READY}
     lease.release()
 
