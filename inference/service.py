@@ -158,6 +158,9 @@ class Service:
         finally:
             lease.release()
         key = (selection.model, selection.variant)
+        for preload in self._preloading:
+            if self.registry.get(preload)[0] == selection.model:
+                self._preloading[preload] = None  # what failed at the start has been mended
         if pin is not None:
             self._supervisor.pin(key, pin)
         row = next((w for w in self._supervisor.snapshot() if w.key == key), None)

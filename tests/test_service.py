@@ -257,12 +257,17 @@ def test_preloading_decides_readiness(make_service: Callable[..., Service]) -> N
     assert service.readiness() == (True, {"status": "ready", "phase": None, "percent": None, "reason": None})
 
 
-def test_a_failed_preload_is_reported(make_service: Callable[..., Service], tmp_path: Path) -> None:
-    """Readiness names the reason."""
+def test_a_failed_preload_is_reported(
+    make_service: Callable[..., Service], smollm2_path: Path, tmp_path: Path
+) -> None:
+    """Readiness names the reason, until the model has been loaded after all."""
     service = make_service(preload=[MODEL], cache_dir=tmp_path)
     service.preload()
     ready, detail = service.readiness()
     assert not ready and detail["status"] == "failed" and MODEL in detail["reason"]
+    service.pull(MODEL, from_path=smollm2_path)
+    service.load(MODEL)
+    assert service.readiness()[0]
 
 
 def test_the_engine_of_the_readme(smollm2_path: Path) -> None:
