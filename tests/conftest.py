@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -152,7 +153,7 @@ def make_supervisor() -> Iterator[Callable[..., Supervisor]]:
     made: list[Supervisor] = []
 
     def make(budget: Callable[[], int | None] = lambda: None, **limits: float) -> Supervisor:
-        usual: dict[str, float] = {
+        usual: dict[str, Any] = {
             "max_loaded_models": 2,
             "max_queue": 32,
             "keep_alive_s": -1,
@@ -161,7 +162,7 @@ def make_supervisor() -> Iterator[Callable[..., Supervisor]]:
             "load_timeout_s": 30,
             "stop_timeout_s": 5,
         }
-        supervisor = Supervisor(Limits(**{**usual, **limits}), budget=budget)  # type: ignore[arg-type]
+        supervisor = Supervisor(Limits(**{**usual, **limits}), budget=budget)
         made.append(supervisor)
         return supervisor
 

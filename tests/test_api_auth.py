@@ -15,7 +15,7 @@ from inference.api.errors import (
 )
 from tests.fake_service import settings_with
 
-ANYWHERE = "0.0.0.0"  # noqa: S104
+ANYWHERE = "0.0.0.0"  # noqa: S104 - that it is refused is what is tested
 KEY = "0123456789abcdef"
 
 

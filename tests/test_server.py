@@ -23,7 +23,7 @@ from tests.fake_service import MODEL, FakeService, Gate, end, settings_with
 from tests.http_server import CHAT, FAST, STREAM, Start, servers
 from tests.raw_http import RawClient
 
-ANYWHERE = "0.0.0.0"  # noqa: S104
+ANYWHERE = "0.0.0.0"  # noqa: S104 - that it is refused is what is tested
 
 
 @pytest.fixture

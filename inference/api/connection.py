@@ -23,7 +23,7 @@ _PROBE_S = 0.05
 _MAX_DISCARDED_BYTES = 64 * 2**20
 
 
-class Refusal(ErrorTask):  # type: ignore[misc]
+class Refusal(ErrorTask):  # type: ignore[misc] # waitress is untyped
     """Answers a request that never reached the application, in the application's words."""
 
     def execute(self) -> None:
@@ -40,7 +40,7 @@ class Refusal(ErrorTask):  # type: ignore[misc]
         self.write(body)
 
 
-class Connection(HTTPChannel):  # type: ignore[misc]
+class Connection(HTTPChannel):  # type: ignore[misc] # waitress is untyped
     """Owns one accepted socket; the loop's thread calls everything but `write_soon` and `service`.
 
     Its stage (receiving, working, sending, idle, lingering) is computed from waitress' own state, and

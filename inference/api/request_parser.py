@@ -22,14 +22,14 @@ _TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding[ \t]*:", re.IGNORECASE)
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:", re.IGNORECASE)
 
 
-class RequestTimeout(BadRequest):  # type: ignore[misc]
+class RequestTimeout(BadRequest):  # type: ignore[misc] # waitress is untyped
     """The client did not finish its request in time."""
 
     code = 408
     reason = "Request Timeout"
 
 
-class RequestParser(HTTPRequestParser):  # type: ignore[misc]
+class RequestParser(HTTPRequestParser):  # type: ignore[misc] # waitress is untyped
     """Reads one request, and refuses every one whose length two readers could see differently."""
 
     def __init__(self, adjustments: Adjustments) -> None:

@@ -123,7 +123,7 @@ def serve(app: Flask, settings: Settings, *, on_listening: Callable[[str, int], 
             signal.signal(number, handler)
 
 
-class Listener(TcpWSGIServer):  # type: ignore[misc]
+class Listener(TcpWSGIServer):  # type: ignore[misc] # waitress is untyped
     """The listening socket and the connections it accepted; used by the loop's thread alone."""
 
     channel_class = Connection
