@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,9 +24,9 @@ from inference.generation import Chunk, FinishReason, GenerateRequest, Message, 
         {"logit_bias": {0: 0.0, 5: -100.0}, "stop": ("x", "y")},
     ],
 )
-def test_a_request_survives_the_wire(values: dict[str, object]) -> None:
+def test_a_request_survives_the_wire(values: dict[str, Any]) -> None:
     """Zero is a value: a greedy temperature and a seed of 0 must reach the engine."""
-    request = GenerateRequest(**values)  # type: ignore[arg-type]
+    request = GenerateRequest(**values)
     assert GenerateRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request
 
 

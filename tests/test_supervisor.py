@@ -287,8 +287,11 @@ def test_the_stacks_of_a_stalled_worker_are_logged(
 def test_a_worker_that_stalls_is_killed(make_supervisor: Make, scripted: Scripted, misdeed: str) -> None:
     """Silence longer than the limit ends in a timeout for the caller and a new worker for the next."""
     supervisor = make_supervisor(stall_timeout_s=0.3)
+    say(supervisor, scripted.plan(), "say:x")
+    started_s = time.monotonic()
     with pytest.raises(BackendTimeoutError, match="no progress"):
         say(supervisor, scripted.plan(), misdeed)
+    assert time.monotonic() - started_s < 0.3 + 1.0  # told within a second of being noticed
     assert say(supervisor, scripted.plan(), "say:next") == ["next"]
 
 

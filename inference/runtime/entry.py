@@ -112,12 +112,14 @@ class Entry:
     @property
     def ready(self) -> bool:
         """Whether leases can be granted."""
-        return self.worker is not None and self.worker.ready and self.loaded_s is not None
+        loaded = self.worker is not None and self.worker.ready and self.loaded_s is not None
+        return loaded and self.abort_s is None
 
     @property
     def accepts(self) -> bool:
         """Whether new leases may join."""
-        return not self.retiring and not (self.worker is not None and self.worker.exited)
+        dead = self.worker is not None and (self.worker.exited or self.abort_s is not None)
+        return not self.retiring and not dead
 
     @property
     def has_free_slot(self) -> bool:

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 _ABORT_GRACE_S = 1.0  # for the Python stacks that SIGABRT leaves on stderr
 _MEMORY_BACK_S = 2.0  # how long a dead worker's memory may take to be seen as free
 _RECHECK_S = 0.05
-_TICK_S = 1.0  # how often silence, idleness and load progress are looked at
+_TICK_S = 0.25  # how often silence, idleness and load progress are looked at
 
 
 class Supervisor:
@@ -213,6 +213,9 @@ class Supervisor:
                 self._remove(entry)  # everyone who asked for it has left
         elif worker.exited:
             self._bury(entry, worker)
+        elif entry.abort_s is not None:
+            if now_s - entry.abort_s >= _ABORT_GRACE_S:
+                worker.kill()
         elif entry.retiring and (self._closed or not entry.leases):
             self._stop(entry, worker, now_s)
         elif not worker.ready:
@@ -248,12 +251,13 @@ class Supervisor:
             self._notify()
 
     def _abort(self, entry: Entry, worker: Worker, now_s: float, why: str) -> None:
+        """Give a silent worker up: its callers are told now, its process gets time to leave its stacks."""
         error = BackendTimeoutError(f"{worker.spec.name}: the worker {why}", hint="its stacks are in the log")
-        if entry.abort_s is None:
-            entry.abort_s = now_s
-            worker.kill(error, signal.SIGABRT)
-        if now_s - entry.abort_s >= _ABORT_GRACE_S:
-            worker.kill(error)
+        entry.abort_s = now_s
+        worker.abandon(error)
+        if entry.loaded_s is None:
+            entry.fail(error)
+        worker.kill(error, signal.SIGABRT)
 
     def _stop(self, entry: Entry, worker: Worker, now_s: float) -> None:
         if not worker.ready:

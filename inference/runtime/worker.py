@@ -257,6 +257,15 @@ class Worker:
             if not self._reaping:
                 os.killpg(self.pid, sig)
 
+    def abandon(self, cause: JetLLMError) -> None:
+        """Tell every caller *cause* at once: a child that hangs may take its time to die."""
+        self._kill_cause = self._kill_cause or cause
+        with self._lock:
+            calls, self._calls = list(self._calls.values()), {}
+        for call in calls:
+            call.frames.put({"event": "error", "error": cause.to_dict()})
+            call.ended.set()
+
     def wait(self, timeout_s: float) -> bool:
         """Wait until the child is reaped."""
         return self._exited.wait(timeout_s)

@@ -53,6 +53,7 @@ def read_member(path: Path, member: str) -> Iterator[bytes]:
                     yield block
     except KeyError:
         raise UnsafeArtifactError(f"{path.name}: expected the file {member!r} inside") from None
+    # zipfile's answer to an unknown compression is NotImplementedError.
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
         raise UnsafeArtifactError(f"{path.name}: not a sound wheel: {error}") from None
 
