@@ -2,34 +2,77 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from inference.artifacts import files
 from inference.artifacts.gguf import check_gguf
 from inference.artifacts.sources import Progress, fetch, import_file
 from inference.artifacts.store import Store
-from inference.backends import installed_backends
-from inference.device.detect import Device
+from inference.backends import engine_versions, installed_backends
+from inference.choice import unfit
+from inference.device.detect import Device, detect
 from inference.device.memory import Memory, read_memory
 from inference.errors import ModelNotFoundError, ModelNotPulledError, UnsafeArtifactError
 from inference.registry import ModelSpec, Registry, Variant
+from inference.registry.evidence import Evidence, Key, load_evidence
 from inference.selection.selector import Resident, World, effective_variants
 from inference.settings import Settings
+
+EVIDENCE_FILE = "evidence.jsonl"
+"""What the harness measured, in the state directory."""
+
+_LOOK_AGAIN_S = 1.0  # weights that another process brings, or another power mode, are seen this late
+logger = logging.getLogger(__name__)
 
 
 class Catalog:
     """Joins registry, store and device. Cheap to ask: nothing is read twice that has not changed."""
 
     def __init__(self, settings: Settings, registry: Registry, device: Device) -> None:
-        self.registry = registry
         self.device = device
         self.store = Store(settings.cache_path)
         self.backends = installed_backends()
         self._settings = settings
         self._checked: dict[Path, tuple[int, int]] = {}
         self._lock = threading.Lock()
+        self._evidence_path = settings.state_path / EVIDENCE_FILE
+        self._evidence: tuple[Any, dict[Key, int], Device, dict[Key, Evidence]] | None = None
+        self._device_looked_s = time.monotonic()
+        self.replace_registry(registry)
+
+    @property
+    def registry(self) -> Registry:
+        """The registry in force."""
+        return self._registry
+
+    def replace_registry(self, registry: Registry) -> None:
+        """Put another registry in force; what was chosen from the former one goes on."""
+        self._registry = registry
+        self._incompatible = unfit(registry, self.device, container=self._container)
+        self.forget_weights()
+
+    @property
+    def _container(self) -> bool:
+        return "mlc" in self.backends
+
+    def forget_weights(self) -> None:
+        """Look anew which weights are here when the next world is made."""
+        self._weights: tuple[Registry, float, dict[Key, int]] | None = None
+
+    def _look_at_device(self) -> None:
+        """Notice another power mode: the memory's bandwidth follows it."""
+        now_s = time.monotonic()
+        if now_s - self._device_looked_s < _LOOK_AGAIN_S:
+            return
+        self._device_looked_s = now_s
+        device = detect()
+        if device != self.device:
+            self.device = device
 
     def memory(self) -> Memory:
         """What can be given to models now."""
@@ -41,43 +84,87 @@ class Catalog:
 
     def world(self, residents: Sequence[Resident]) -> World:
         """Everything that a selection depends on, as one value."""
+        registry = self._registry
+        self._look_at_device()
         return World(
-            registry=self.registry,
+            registry=registry,
             backends=self.backends,
-            weights_bytes=self._weights_bytes(),
+            weights_bytes=self._weights_bytes(registry),
             memory=self.memory(),
             residents=tuple(residents),
             bandwidth_bytes_per_s=self.device.bandwidth_bytes_per_s,
             slots=self._settings.slots,
             context_tokens=self._settings.context_tokens,
             prompt_cache_bytes=self._settings.prompt_cache_bytes,
-            container="mlc" in self.backends,
+            container=self._container,
+            incompatible=self._incompatible,
+            evidence=self._evidence_here(registry),
             prefill_batch_tokens=self._settings.prefill_batch_tokens,
+            cpu_cores=self.device.cpu_cores,
         )
 
     def variants(self, spec: ModelSpec) -> dict[str, Variant]:
         """The variants of *spec*, those that its entry leaves unsaid included."""
-        return effective_variants(spec, container="mlc" in self.backends)
+        return effective_variants(spec, container=self._container)
 
-    def _weights_bytes(self) -> dict[tuple[str, str], int]:
+    def variant(self, registry: Registry, model: str, name: str) -> Variant | None:
+        """What *registry* says of one variant; ``None`` when it has none of that name."""
+        spec = registry.models.get(model)
+        return None if spec is None else self.variants(spec).get(name)
+
+    def _weights_bytes(self, registry: Registry) -> dict[Key, int]:
+        known, now_s = self._weights, time.monotonic()
+        if known is not None and known[0] is registry and now_s - known[1] < _LOOK_AGAIN_S:
+            return known[2]
         found = {}
-        for model, spec in self.registry.models.items():
+        for model, spec in registry.models.items():
             for name, variant in self.variants(spec).items():
-                path = self.store.path_of(model, variant)
-                if path is not None:
-                    found[model, name] = _size(path)
+                size = self.store.weights_bytes(variant)
+                if size is not None:
+                    found[model, name] = size
+        if known is not None and known[2] == found:
+            found = known[2]  # the same object: what was derived from it stays valid
+        self._weights = (registry, now_s, found)
         return found
 
-    def weights(self, model: str, variant_name: str) -> Path:
+    def _evidence_here(self, registry: Registry) -> dict[Key, Evidence]:
+        """What the harness measured on this machine as it is now, for the weights that are here."""
+        weights = self._weights_bytes(registry)
+        known = self._evidence
+        mark = files.signature(self._evidence_path)
+        if known is not None and known[0] == mark and known[1] is weights and known[2] is self.device:
+            return known[3]
+        found: dict[Key, Evidence] = {}
+        if mark is not None:
+            evidence = load_evidence(self._evidence_path)
+            for line in evidence.skipped:
+                logger.warning("a measurement is not used: %s", line)
+            variants = {key: self.variant(registry, *key) for key in weights}
+            engines, known_hash = engine_versions(), self.store.weights_sha256
+            hashes = {key: known_hash(variant) for key, variant in variants.items() if variant is not None}
+            found = evidence.matching(
+                board=self.device.board,
+                l4t=self.device.l4t,
+                power_mode=self.device.power_mode,
+                image=None,
+                engines={
+                    key: engines[v.backend] for key, v in variants.items() if v and v.backend in engines
+                },
+                weights_sha256={key: value for key, value in hashes.items() if value is not None},
+            )
+        self._evidence = (mark, weights, self.device, found)
+        return found
+
+    def weights(self, model: str, variant_name: str, variant: Variant) -> Path:
         """Return sound weights, ready to be loaded.
 
         Raises:
             ModelNotPulledError: they are not on this machine.
             UnsafeArtifactError: they are malformed; they have been put aside.
         """
-        variant = self.variants(self.registry.models[model])[variant_name]
         path = self.store.path_of(model, variant)
         if path is None:
+            self.forget_weights()
             self.raise_if_quarantined(model, variant_name)
             raise ModelNotPulledError(
                 f"{model}/{variant_name}: its weights are not on this machine", hint=f"jetllm pull {model}"
@@ -111,6 +198,7 @@ class Catalog:
             check_gguf(path, subject=model)
         except UnsafeArtifactError as error:
             self.store.quarantine(path, error.message)
+            self.forget_weights()
             error.hint = f"fetch it again: jetllm pull {model}"
             raise
         with self._lock:
@@ -118,10 +206,11 @@ class Catalog:
 
     def distrust(self, model: str, variant_name: str, why: str) -> None:
         """After an engine refused weights: put them aside when they are not what they should be."""
-        variant = self.variants(self.registry.models[model])[variant_name]
-        path = self.store.path_of(model, variant)
-        if path is None or not path.is_file():
+        variant = self.variant(self.registry, model, variant_name)
+        path = None if variant is None else self.store.path_of(model, variant)
+        if variant is None or path is None or not path.is_file():
             return
+        self.forget_weights()
         if not self.store.is_intact(path, variant) or "corrupt" in why or "incomplete" in why:
             self.store.quarantine(path, why)
 
@@ -149,6 +238,7 @@ class Catalog:
                 cancelled=cancelled,
                 offline=self._settings.offline,
             )
+        self.forget_weights()
         return model, chosen, path
 
     def _pullable(self, model: str, spec: ModelSpec, variant_name: str | None) -> str:
@@ -162,9 +252,8 @@ class Catalog:
         usable = [name for name, variant in variants.items() if variant.backend in self.backends]
         return (usable or list(variants))[0]
 
-    def describe(self, model: str) -> dict[str, Any]:
+    def describe(self, model: str, spec: ModelSpec) -> dict[str, Any]:
         """What `jetllm models` and the API show of one entry."""
-        spec = self.registry.models[model]
         variants = {
             name: {
                 "backend": variant.backend,
@@ -191,9 +280,3 @@ class Catalog:
             "usable": any(v["usable"] for v in variants.values()),
             "variants": variants,
         }
-
-
-def _size(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(item.stat().st_size for item in path.rglob("*") if item.is_file())

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import inference
 from inference.api.app import create_app
 from inference.api.server import serve
 from inference.console import loading_bar, print_note
 from inference.instance import InstanceLock
+from inference.registry_watch import RegistryWatch
 from inference.service import Service, build_service
 from inference.settings import Settings
 
@@ -23,15 +28,42 @@ def run_daemon(settings: Settings) -> None:
     """
     level = settings.log_level.upper()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    lock = InstanceLock(settings.state_path)
-    try:
+    watch = RegistryWatch(settings.registry_path)
+    with contextlib.ExitStack() as ending:
+        ending.enter_context(_on_hangup(watch))
+        lock = InstanceLock(settings.state_path)
+        ending.callback(lock.close)
         service = build_service(settings)
-        try:
-            serve(create_app(service), settings, on_listening=_Announcement(service, lock))
-        finally:
-            service.close()
+        ending.callback(service.close)
+        watch.start(service.reload_registry)
+        ending.callback(watch.close)
+        serve(create_app(service), settings, on_listening=_Announcement(service, lock))
+
+
+@contextlib.contextmanager
+def _on_hangup(watch: RegistryWatch) -> Iterator[None]:
+    """Read the registry again at SIGHUP; end when it means that the terminal is gone."""
+    in_terminal = _has_terminal()
+
+    def hang_up(*_: object) -> None:
+        if in_terminal and not _has_terminal():
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            watch.ask()
+
+    before = signal.signal(signal.SIGHUP, hang_up)
+    try:
+        yield
     finally:
-        lock.close()
+        signal.signal(signal.SIGHUP, before)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 class _Announcement:

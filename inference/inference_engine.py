@@ -138,7 +138,7 @@ class InferenceEngine:
     def _chats(self, model: str | None) -> bool:
         if model is None or model == "auto":
             return True
-        return self._service.registry.get(model)[1].chat_template != "none"
+        return self._service.registry.get(model)[1].chat != "none"
 
 
 def _finished(stream: GenerationStream) -> dict[str, Any]:

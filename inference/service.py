@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import threading
 import time
@@ -12,27 +13,31 @@ from typing import Any
 
 import inference
 from inference.artifacts.sources import Progress
-from inference.backends import LoadOptions
 from inference.catalog import Catalog
+from inference.choice import arguments
+from inference.decision_log import DecisionLog
 from inference.device.detect import detect
 from inference.errors import (
     BackendTimeoutError,
-    InvalidRequestError,
     JetLLMError,
     LoadFailedError,
     ModelNotPulledError,
+    RegistryError,
     WorkerCrashedError,
 )
+from inference.gauges import Gauges
 from inference.generation import GenerateRequest
+from inference.planning import calibration_of, is_called, limits_of, plan_of, variant_of
 from inference.registry import Registry, load_registry
 from inference.runtime.entry import Lease, State, WorkerStatus
-from inference.runtime.plan import Limits, Plan
+from inference.runtime.plan import Plan
 from inference.runtime.supervisor import Supervisor
-from inference.runtime.worker import Worker, WorkerSpec
-from inference.selection.selector import Resident, Selection, select
-from inference.selection.tasks import Task, classify
-from inference.settings import Settings, worker_environment
+from inference.runtime.worker import Worker
+from inference.selection.selector import Resident, Selection, World, select
+from inference.settings import Settings
 from inference.stream import Deadline, GenerationStream
+
+logger = logging.getLogger(__name__)
 
 
 def _never() -> bool:
@@ -48,7 +53,13 @@ class Service:
     def __init__(self, settings: Settings, catalog: Catalog) -> None:
         self.settings = settings
         self._catalog = catalog
-        self._supervisor = Supervisor(_limits(settings), budget=catalog.budget_bytes)
+        self._gauges = Gauges(settings, catalog.device)
+        self._calibration = calibration_of(settings)
+        self._supervisor = Supervisor(
+            limits_of(settings), budget=catalog.budget_bytes, calibration=self._calibration
+        )
+        self._decisions = DecisionLog(settings.decision_log)
+        self._registry_error: str | None = None
         self._started_s = time.monotonic()
         self._preloading: dict[str, JetLLMError | None] = dict.fromkeys(settings.preload)
         self._preloaded = threading.Event()
@@ -89,8 +100,8 @@ class Service:
 
     def _acquire(self, request: GenerateRequest) -> tuple[Selection, Lease]:
         with self._supervisor.exclusive() as workers:
-            selection = self._select(request, workers)
-            return selection, self._supervisor.apply(self._plan(selection))
+            world, selection = self._choose(request, workers)
+            return selection, self._supervisor.apply(self._plan(world, selection))
 
     def _wait(self, selection: Selection, lease: Lease, guard: Deadline) -> Worker:
         try:
@@ -99,48 +110,63 @@ class Service:
             self._catalog.distrust(selection.model, selection.variant, error.message)
             raise
 
-    def select(self, request: GenerateRequest) -> Selection:
-        """Choose without loading anything."""
-        return self._select(request, self._supervisor.snapshot())
+    def select(self, request: GenerateRequest, *, context_tokens: int | None = None) -> Selection:
+        """Choose without loading anything; what is chosen may not be on this machine yet.
 
-    def _select(self, request: GenerateRequest, workers: tuple[WorkerStatus, ...]) -> Selection:
-        model = None if request.model in (None, "auto") else request.model
+        Args:
+            context_tokens: what the request needs; by default the setting, or less where that fits.
+        """
+        wanted = arguments(request, self.settings.speed, context_tokens)
+        return select(self._world(self._supervisor.snapshot()), **wanted)
+
+    def _world(self, workers: tuple[WorkerStatus, ...]) -> World:
         world = self._catalog.world([_resident(worker) for worker in workers])
-        speed = request.speed or self.settings.speed
-        try:
-            return select(
-                world,
-                model=model,
-                variant=request.variant,
-                task=_task(request),
-                speed=speed,
-                chat=request.messages is not None,
-            )
-        except ModelNotPulledError:
-            if model is not None:
-                self._catalog.raise_if_quarantined(model, request.variant)
-            raise
+        return dataclasses.replace(
+            world,
+            variant_corrections=self._calibration.variant_corrections(world.weights_bytes or {}),
+            backend_corrections=self._calibration.backend_corrections(),
+        )
 
-    def _plan(self, selection: Selection) -> Plan:
-        settings = self.settings
-        variant = self._catalog.variants(self.registry.models[selection.model])[selection.variant]
-        options = LoadOptions(
-            weights=self._catalog.weights(selection.model, selection.variant),
-            context_tokens=selection.context_tokens,
-            slots=settings.slots,
-            threads=settings.threads,
-            prefill_batch_tokens=settings.prefill_batch_tokens,
-            prompt_cache_bytes=settings.prompt_cache_bytes,
-            runtime_dir=Path(),
+    def _choose(self, request: GenerateRequest, workers: tuple[WorkerStatus, ...]) -> tuple[World, Selection]:
+        """Choose what is to serve *request* now."""
+        wanted = arguments(request, self.settings.speed)
+        world, selection = self._logged_choice(workers, wanted)
+        if not selection.pulled:
+            # Another process may have brought weights this very moment.
+            self._catalog.forget_weights()
+            world, selection = self._logged_choice(workers, wanted)
+        if not selection.pulled:
+            raise self._not_pulled(request, selection)
+        return world, selection
+
+    def _logged_choice(
+        self, workers: tuple[WorkerStatus, ...], wanted: dict[str, Any]
+    ) -> tuple[World, Selection]:
+        world = self._world(workers)
+        try:
+            selection = select(world, **wanted)
+        except JetLLMError:
+            self._decisions.append(world, wanted, None)
+            raise
+        self._decisions.append(world, wanted, selection)
+        return world, selection
+
+    def _not_pulled(self, request: GenerateRequest, selection: Selection) -> ModelNotPulledError:
+        model = selection.model
+        if request.model not in (None, "auto"):
+            self._catalog.raise_if_quarantined(model, request.variant)
+            return ModelNotPulledError(
+                f"{model}: its weights are not on this machine", hint=selection.pull_command, param="model"
+            )
+        return ModelNotPulledError(
+            f"no model that serves {selection.task.value} has its weights on this machine",
+            hint=_advice(selection),
         )
-        name = f"{selection.model}/{selection.variant}"
-        return Plan(
-            key=(selection.model, selection.variant),
-            spec=WorkerSpec(name, variant.backend, options.to_dict(), worker_environment()),
-            slots=settings.slots,
-            memory_bytes=selection.memory_bytes,
-            pinned=any(self.registry.get(pin)[0] == selection.model for pin in settings.pin),
-        )
+
+    def _plan(self, world: World, selection: Selection) -> Plan:
+        variant = variant_of(world, selection)
+        weights = self._catalog.weights(selection.model, selection.variant, variant)
+        return plan_of(world, selection, weights, self.settings)
 
     def load(
         self,
@@ -159,7 +185,7 @@ class Service:
             lease.release()
         key = (selection.model, selection.variant)
         for preload in self._preloading:
-            if self.registry.get(preload)[0] == selection.model:
+            if is_called(self.registry, selection.model, preload):
                 self._preloading[preload] = None  # what failed at the start has been mended
         if pin is not None:
             self._supervisor.pin(key, pin)
@@ -190,7 +216,10 @@ class Service:
         progress: Callable[[Progress], None] = lambda _: None,
         cancelled: Callable[[], bool] = _never,
     ) -> dict[str, Any]:
-        """Bring a model's weights onto this machine, from its source or from *from_path*."""
+        """Bring a model's weights onto this machine, from its source or from *from_path*.
+
+        Without *variant* they are those of the first variant that runs here.
+        """
         model, chosen, path = self._catalog.pull(
             name, variant, from_path=from_path, progress=progress, cancelled=cancelled
         )
@@ -198,17 +227,43 @@ class Service:
 
     def models(self) -> list[dict[str, Any]]:
         """Every registered model with what is known of it here."""
-        workers = self._supervisor.snapshot()
-        return [self._model(key, workers) for key in self.registry.models]
+        registry, workers = self.registry, self._supervisor.snapshot()
+        return [self._model(registry, key, workers) for key in registry.models]
 
     def model(self, name: str) -> dict[str, Any]:
         """One entry of `models`; *name* may be an alias."""
-        return self._model(self.registry.get(name)[0], self._supervisor.snapshot())
+        registry = self.registry
+        return self._model(registry, registry.get(name)[0], self._supervisor.snapshot())
 
-    def _model(self, key: str, workers: tuple[WorkerStatus, ...]) -> dict[str, Any]:
+    def _model(self, registry: Registry, key: str, workers: tuple[WorkerStatus, ...]) -> dict[str, Any]:
         states = [worker.state.value for worker in workers if worker.model == key]
-        created = int(self.registry.path.stat().st_mtime) if self.registry.path.exists() else 0
-        return {**self._catalog.describe(key), "state": states[0] if states else "absent", "created": created}
+        created = int(registry.path.stat().st_mtime) if registry.path.exists() else 0
+        described = self._catalog.describe(key, registry.models[key])
+        return {**described, "state": states[0] if states else "absent", "created": created}
+
+    def reload_registry(self) -> bool:
+        """Read the registry's file again and put it in force; return whether anything changed.
+
+        A bad file leaves the old registry in force, whole, and its errors in `status`. What is loaded
+        and no longer registered so finishes its requests and leaves.
+        """
+        try:
+            registry = load_registry(self.registry.path)
+        except RegistryError as error:
+            self._registry_error = error.message
+            logger.error("the registry stays as it was:\n%s", error.message)
+            return False
+        self._registry_error = None
+        former = self.registry
+        if registry.digest == former.digest:
+            return False
+        self._catalog.replace_registry(registry)
+        logger.info("the registry was read again: %d models", len(registry.models))
+        for worker in self._supervisor.snapshot():
+            variants = (self._catalog.variant(r, worker.model, worker.variant) for r in (former, registry))
+            if next(variants) != next(variants):
+                self._supervisor.unload((worker.model, worker.variant), 0.0)
+        return True
 
     def status(self) -> dict[str, Any]:
         """A picture of now; takes no lock that work holds."""
@@ -222,6 +277,11 @@ class Service:
                 "waiting": sum(worker.waiting for worker in workers),
                 "running": sum(worker.leases - worker.waiting for worker in workers),
             },
+            "registry": {
+                "models": len(self.registry.models),
+                "digest": self.registry.digest,
+                "error": self._registry_error,
+            },
             "memory": dataclasses.asdict(self._catalog.memory()),
             "workers": [_row(worker) for worker in workers],
             "counters": {
@@ -231,11 +291,8 @@ class Service:
         }
 
     def device(self) -> dict[str, Any]:
-        """What this machine is, and its memory now."""
-        return {
-            "static": self._catalog.device.to_dict(),
-            "live": {"memory": dataclasses.asdict(self._catalog.memory())},
-        }
+        """What this machine is, and how it is now."""
+        return self._gauges.picture(self._catalog.device, self._catalog.memory())
 
     def preload(self) -> None:
         """Load what the settings name, in their order; a failure is kept for `readiness`."""
@@ -268,8 +325,9 @@ class Service:
         return self._supervisor.drain(timeout_s)
 
     def close(self) -> None:
-        """Stop every worker."""
+        """Stop every worker, and what reads the gauges."""
         self._supervisor.close()
+        self._gauges.close()
 
 
 def build_service(settings: Settings) -> Service:
@@ -286,20 +344,14 @@ def build_service(settings: Settings) -> Service:
     return Service(settings, catalog)
 
 
-def _limits(settings: Settings) -> Limits:
-    return Limits(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Limits)})
-
-
-def _task(request: GenerateRequest) -> Task:
-    if request.task is not None:
-        try:
-            return Task(request.task)
-        except ValueError:
-            known = ", ".join(task.value for task in Task)
-            raise InvalidRequestError(
-                f"task: expected one of {known}, got {request.task!r}", param="task"
-            ) from None
-    return classify(request.messages if request.messages is not None else request.prompt or "")
+def _advice(selection: Selection) -> str:
+    """Name what to pull: the best for this machine, and the smallest that would do."""
+    able = [candidate for candidate in selection.candidates if candidate.verdict != "rejected"]
+    smallest = min(able, key=lambda candidate: (-candidate.task_fit, candidate.memory_bytes))
+    best = f"the best for it here: {selection.pull_command}"
+    if smallest.model == selection.model:
+        return best
+    return f"{best}; the smallest: jetllm pull {smallest.model} --variant {smallest.variant}"
 
 
 def _resident(worker: WorkerStatus) -> Resident:
@@ -310,6 +362,7 @@ def _resident(worker: WorkerStatus) -> Resident:
         evictable=not worker.pinned,
         memory_bytes=worker.memory_observed_bytes or worker.memory_predicted_bytes,
         context_tokens=worker.context_tokens,
+        to_come_bytes=worker.memory_to_come_bytes,
     )
 
 

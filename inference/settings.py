@@ -161,6 +161,10 @@ class Settings(BaseModel):
     speed: Literal["fast", "balanced", "quality"] = Field(
         "balanced", description="speed priority of requests that name none"
     )
+    jtop: bool = Field(False, description="read jetson-stats too, on the host and with the extra `jetson`")
+    decision_log: Path | None = Field(
+        None, description="file to which every choice is appended with all that led to it"
+    )
     offline: bool = Field(False, description="never fetch anything")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe message that is logged"

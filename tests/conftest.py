@@ -16,6 +16,7 @@ import pytest
 from inference.artifacts.sources import fetch
 from inference.artifacts.store import Store
 from inference.registry import load_registry
+from inference.runtime.calibration import Calibration
 from inference.runtime.plan import Limits, Plan
 from inference.runtime.supervisor import Supervisor
 from inference.runtime.worker import Worker, WorkerSpec
@@ -152,7 +153,11 @@ def make_supervisor() -> Iterator[Callable[..., Supervisor]]:
     """Make supervisors with short limits; they are closed at the end."""
     made: list[Supervisor] = []
 
-    def make(budget: Callable[[], int | None] = lambda: None, **limits: float) -> Supervisor:
+    def make(
+        budget: Callable[[], int | None] = lambda: None,
+        calibration: Calibration | None = None,
+        **limits: float,
+    ) -> Supervisor:
         usual: dict[str, Any] = {
             "max_loaded_models": 2,
             "max_queue": 32,
@@ -162,7 +167,7 @@ def make_supervisor() -> Iterator[Callable[..., Supervisor]]:
             "load_timeout_s": 30,
             "stop_timeout_s": 5,
         }
-        supervisor = Supervisor(Limits(**{**usual, **limits}), budget=budget)
+        supervisor = Supervisor(Limits(**{**usual, **limits}), budget=budget, calibration=calibration)
         made.append(supervisor)
         return supervisor
 

@@ -205,7 +205,7 @@ class FakeService:
         self.calls.append(("unload", name))
         return {"model": name, "variant": "q4", "freed_bytes": 5}
 
-    def select(self, request: GenerateRequest) -> Any:
+    def select(self, request: GenerateRequest, *, context_tokens: int | None = None) -> Any:
         """Explain."""
         self.requests.append(request)
         return SimpleNamespace(to_dict=lambda: {"model": MODEL, "reason": "fits"})

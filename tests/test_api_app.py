@@ -290,7 +290,11 @@ def test_select_explains_chats_and_prompts() -> None:
     assert client.post("/jetllm/v1/select", json={"prompt": "def f():", "speed": "fast"}).status_code == 200
     assert (service.requests[0].task, service.requests[1].prompt) == ("code", "def f():")
     assert service.streams == []
-    assert client.post("/jetllm/v1/select", json={}).get_json()["error"]["param"] == "messages"
+    both = {**CHAT, "prompt": "def f():"}
+    assert client.post("/jetllm/v1/select", json=both).get_json()["error"]["param"] == "messages"
+    assert client.post("/jetllm/v1/select", json={"task": "code"}).status_code == 200
+    needing = {"task": "code", "context_tokens": 0}
+    assert client.post("/jetllm/v1/select", json=needing).get_json()["error"]["param"] == "context_tokens"
 
 
 def test_permits_are_given_back_after_errors() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import inference.backends
-from inference.backends import LoadOptions, installed_backends, open_backend
+from inference.backends import LoadOptions, engine_versions, installed_backends, open_backend
 from inference.backends._checkpoint import refusal
 from inference.backends._text import StoppingText, cut_at_stop
 from inference.errors import NoUsableBackendError
@@ -53,6 +54,19 @@ def test_missing_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert installed_backends() == frozenset()
     with pytest.raises(NoUsableBackendError, match="packages that are not installed: no_such_engine"):
         open_backend("absent", OPTIONS)
+
+
+def test_engine_versions_are_those_of_the_packages() -> None:
+    """Every installed backend says which packages in which versions it runs on."""
+    found = engine_versions()
+    assert set(found) == installed_backends()
+    assert re.fullmatch(r"xllamacpp \d[\w.]+", found["llamacpp"])
+
+
+@pytest.mark.parametrize(("package", "text"), [("yaml", r"PyYAML \d[\w.]+"), ("nowhere", "nowhere")])
+def test_a_package_is_found_by_what_it_is_imported_as(package: str, text: str) -> None:
+    """A distribution of another name counts; one that is not installed has no version."""
+    assert re.fullmatch(text, inference.backends._versioned(package))
 
 
 def test_looking_for_backends_imports_no_engine() -> None:

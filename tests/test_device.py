@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from inference.device import detect
+from inference.device.files import exists
 
 BOARDS = Path(__file__).parent / "fixtures" / "devices"
 
@@ -56,7 +57,7 @@ def test_empty_root_is_survived(tmp_path: Path) -> None:
 def test_garbled_files_are_survived(board: str, tmp_path: Path) -> None:
     """A file of noise is an unknown value, never an error."""
     copy = tmp_path / board
-    shutil.copytree(BOARDS / board, copy)
+    shutil.copytree(BOARDS / board, copy, symlinks=True)
     for path in [path for path in copy.rglob("*") if path.is_file()]:
         path.write_bytes(b"\xff\x00{:<\n" * 50)
     device = detect(copy)
@@ -74,12 +75,18 @@ def test_directories_in_place_of_files_are_survived(tmp_path: Path) -> None:
     ("compatible", "memory_mib", "board"),
     [
         ("nvidia,p3768-0000+p3767-0003\0nvidia,p3767-0005\0nvidia,tegra234", 7620, "orin-nano-8gb"),
+        ("nvidia,p3767-0003\0nvidia,p3767-0004\0nvidia,tegra234", 3520, "orin-nano-4gb"),
+        ("nvidia,p3767-0004\0nvidia,p3767-0003\0nvidia,tegra234", 6284, "orin-nano-8gb"),
+        ("nvidia,p3767-0001\0nvidia,p3767-0000\0nvidia,tegra234", 15368, "orin-nx-16gb"),
         ("acme,carrier-p3767-0000\0nvidia,tegra234", 15368, "orin-nx-16gb"),
         ("nvidia,p3768-0000+p3767-0005-super\0nvidia,tegra234", 6284, "orin-nano-8gb"),
         ("nvidia,p3737-0000+p3701-0000\0nvidia,tegra234", 30000, "agx-orin-32gb"),
         ("nvidia,p4071-0000+p3834-0008\0nvidia,tegra264", 125772, "agx-thor-t5000"),
         ("nvidia,p3509-0000+p3668-0001\0nvidia,tegra194", 7700, "xavier-nx-8gb"),
         ("acme,box\0nvidia,tegra234", 62828, "agx-orin-64gb"),
+        ("acme,box\0nvidia,tegra264", 62000, "agx-thor-t4000"),
+        ("nvidia,p3834-0000\0nvidia,tegra264", 62000, "agx-thor-t4000"),
+        ("nvidia,p3449-0000-b00+p3448-0003-b00\0nvidia,tegra210", 1972, "nano-2gb"),
         ("acme,box\0nvidia,tegra234", 7620, None),
         ("nvidia,p9999-0000\0nvidia,tegra999", 7620, None),
     ],
@@ -109,6 +116,8 @@ def test_bandwidth_follows_the_power_mode(mode: str | None, gb_per_s: int, tmp_p
         ("# R35 (release), REVISION: 3.1, GCID: 32827747, BOARD: t186ref", "35.3.1", "5"),
         ("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic", "36.4.3", "6.2"),
         ("# R36 (release), REVISION: 2.0, GCID: 1, BOARD: generic", "36.2.0", "6.0DP"),
+        ("# R36 (release), REVISION: 4.7, GCID: 1, BOARD: generic", "36.4.7", "6.2.1"),
+        ("# R36 (release), REVISION: 4.9, GCID: 1, BOARD: generic", "36.4.9", None),
         ("# R38 (release), REVISION: 2.0, GCID: 41844464, BOARD: generic", "38.2.0", "7.0"),
         ("# R39 (release), REVISION: 2.0, DATE: Mon Jun  1 09:28:48 PM UTC 2026", "39.2.0", "7.2"),
         ("# R41 (release), REVISION: 1.0, GCID: 1", "41.1.0", None),
@@ -121,6 +130,46 @@ def test_release_names_l4t_and_jetpack(
     """L4T comes from the release file's first line; JetPack from L4T where that is known."""
     device = detect(_tree(tmp_path, {"etc/nv_tegra_release": release}))
     assert (device.l4t, device.jetpack) == (l4t, jetpack)
+
+
+def test_links_are_followed_within_the_root(tmp_path: Path) -> None:
+    """Another machine's absolute links lead into its own tree, never to this machine's files."""
+    here = tmp_path / "here"
+    _tree(here, {"conf": "< POWER_MODEL ID=0 NAME=OURS >\n"})
+    root = _tree(tmp_path / "root", {"var/lib/nvpmodel/status": "pmode:0000"})
+    (root / "etc").mkdir()
+    (root / "etc/nvpmodel.conf").symlink_to(here / "conf")
+    assert detect(root).power_mode is None
+    _tree(root, {str(here / "conf").lstrip("/"): "< POWER_MODEL ID=0 NAME=THEIRS >\n"})
+    assert detect(root).power_mode == "THEIRS"
+
+
+def test_link_that_climbs_out_stays_within_the_root(tmp_path: Path) -> None:
+    """Above the root there is only the root."""
+    _tree(tmp_path, {"nv_tegra_release": "# R36 (release), REVISION: 4.3, x"})
+    root = _tree(tmp_path / "root", {"etc/none": ""})
+    (root / "etc/nv_tegra_release").symlink_to("../../nv_tegra_release")
+    assert detect(root).l4t is None
+
+
+def test_circle_of_links_is_survived(tmp_path: Path) -> None:
+    """A link to itself is an unreadable file."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nv_tegra_release").symlink_to("/etc/nv_tegra_release")
+    assert detect(tmp_path).l4t is None
+
+
+def test_path_that_cannot_be_looked_at_is_not_there(tmp_path: Path) -> None:
+    """A directory that is closed to us, or a name that is too long, is no error."""
+    assert exists(tmp_path) and not exists(tmp_path / ("x" * 300))
+
+
+def test_copied_device_tree_is_found_without_its_link(tmp_path: Path) -> None:
+    """A copy of /sys without /proc/device-tree names the board too."""
+    tree = "sys/firmware/devicetree/base/"
+    files = {tree + "compatible": "nvidia,p3767-0000\0nvidia,tegra234\0", tree + "model": "M\0"}
+    device = detect(_tree(tmp_path, files))
+    assert (device.board, device.model) == ("orin-nx-16gb", "M")
 
 
 def test_device_file_is_preferred_field_by_field(tmp_path: Path) -> None:

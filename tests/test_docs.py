@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from inference import cli
 from inference.runtime.entry import State
@@ -115,7 +116,7 @@ def post_without_curl(daemon: DaemonProcess, command: str) -> str:
 
 def test_four_ways_of_the_readme_give_the_same_answer(daemon: DaemonProcess) -> None:
     """curl, the openai package, the command line and InferenceEngine run as written and agree."""
-    by_curl, by_command, _ = (block for block in fences("sh") if not block.startswith("make"))
+    by_curl, by_command = example("curl"), example("jetllm run")
     by_openai, by_engine = fences("python")
     answered = shell(daemon, by_curl) if shutil.which("curl") else post_without_curl(daemon, by_curl)
     assert f"x-jetllm-selection: {MODEL}/" in answered.lower()
@@ -133,21 +134,39 @@ def test_four_ways_of_the_readme_give_the_same_answer(daemon: DaemonProcess) -> 
 
 def test_curl_example_needs_no_curl(daemon: DaemonProcess) -> None:
     """The curl example is a plain request, that any client can send."""
-    answered = post_without_curl(daemon, fences("sh")[1])
+    answered = post_without_curl(daemon, example("curl"))
     assert json.loads(answered[answered.index("{") :])["usage"]["completion_tokens"] > 20
 
 
 def test_lists_of_the_readme_have_the_columns_shown(daemon: DaemonProcess) -> None:
     """`jetllm ps` and `jetllm models` print the headers and the models that the README shows."""
-    printed = shell(daemon, fences("sh")[-1])
-    shown = fences("text")[-1]
-    for words in (printed, shown):
-        assert [line.split()[0] for line in words.splitlines() if line[0] != " "] == [
-            "MODEL", MODEL, "MODEL", "distilgpt2", "dialogpt-small", "gpt2", MODEL,
-            "qwen2.5-0.5b-instruct", "gemma-3-270m",
-        ]  # fmt: skip
+    printed = shell(daemon, example("jetllm ps"))
+    shown = next(block for block in fences("text") if block.startswith("MODEL"))
+    for start in ("MODEL", MODEL):
+        lines = [line.split() for line in shown.splitlines() if line.startswith(start)]
+        assert len(lines) == 2
     headers = [line.split() for line in printed.splitlines() if line.startswith("MODEL")]
     assert headers == [line.split() for line in shown.splitlines() if line.startswith("MODEL")]
+    for name, parameters, status in (line.split()[:3] for line in shown.splitlines()[3:]):
+        assert [name, parameters, status] in [line.split()[:3] for line in printed.splitlines()]
+
+
+def test_explanation_of_the_readme_is_what_is_printed() -> None:
+    """The lines shown of `jetllm select` are among those that it prints; a name may be cut."""
+    command = example("jetllm select").strip().split()[1:]
+    result = CliRunner().invoke(cli.main, command)
+    assert result.exit_code == 0
+    printed = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    shown = next(block for block in fences("text") if "CANDIDATE" in block).splitlines()
+    assert len(shown) > 5
+    for line in filter(None, (" ".join(line.split()) for line in shown)):
+        start, _, rest = line.partition("...")
+        assert any(found.startswith(start) and found.endswith(rest) for found in printed), line
+
+
+def example(start: str) -> str:
+    """The README's shell block that begins so."""
+    return next(block for block in fences("sh") if block.startswith(start))
 
 
 # What is named exists

@@ -222,3 +222,14 @@ def test_hostile_lengths_are_refused_or_sound(gguf_path: Path, position: int, va
     data = bytearray(SOUND)
     data[position : position + 8] = struct.pack("<Q", value)
     accepted_or_refused(gguf_path, bytes(data))
+
+
+def test_only_a_first_shard_may_hold_metadata_alone(tmp_path: Path) -> None:
+    """Large models are often cut so that their first file has no tensors; any other file has some."""
+    path = tmp_path / "a-00001-of-00002.gguf"
+    path.write_bytes(make([*ENTRIES, number("split.no", 0)], []))
+    assert check_gguf(path).tensor_count == 0
+    for entries in (ENTRIES, [*ENTRIES, number("split.no", 1)]):
+        path.write_bytes(make(entries, []))
+        with pytest.raises(UnsafeArtifactError, match="declares 0 tensors"):
+            check_gguf(path)

@@ -26,7 +26,7 @@ def test_refused_reservation_changes_nothing() -> None:
     assert caught.value.hint and caught.value.retry_after_s
     assert list(ledger.snapshot()) == ["a"]
     ledger.reserve("b", 40, 100)
-    assert ledger.reserved_bytes == 100
+    assert ledger.held_bytes == 100
 
 
 def test_observation_replaces_the_reservation() -> None:
@@ -34,7 +34,7 @@ def test_observation_replaces_the_reservation() -> None:
     ledger = Ledger()
     ledger.reserve("a", 60, 100)
     ledger.observe("a", 50)
-    assert ledger.reserved_bytes == 50
+    assert ledger.held_bytes == 50
     assert ledger.snapshot()["a"].error == pytest.approx(0.2)
     ledger.reserve("b", 50, 100)
 
@@ -46,7 +46,43 @@ def test_growth_replaces_the_own_reservation() -> None:
     ledger.reserve("a", 90, 100)
     with pytest.raises(MemoryPressureError):
         ledger.reserve("a", 101, 100)
-    assert ledger.reserved_bytes == 90
+    assert ledger.held_bytes == 90
+
+
+def test_grow_adds_to_the_promise() -> None:
+    """A worker asks for more before it takes it; what does not fit is refused and changes nothing."""
+    ledger = Ledger()
+    ledger.reserve("a", 60, 100)
+    ledger.grow("a", 30, 100)
+    assert ledger.held_bytes == 90
+    with pytest.raises(MemoryPressureError):
+        ledger.grow("a", 11, 100)
+    assert ledger.snapshot()["a"].promised_bytes == 90
+
+
+def test_grow_after_a_release_promises_nothing() -> None:
+    """A key that is gone stays gone."""
+    ledger = Ledger()
+    ledger.grow("a", 30, 100)
+    assert ledger.snapshot() == {}
+
+
+def test_excess_counts_and_is_settled_by_grow() -> None:
+    """More than was promised counts at once, stays an excess while it does not fit, and is granted later."""
+    ledger = Ledger()
+    ledger.reserve("a", 60, 100)
+    ledger.reserve("b", 40, 100)
+    ledger.observe("a", 75)
+    assert ledger.excesses() == {"a": 15}
+    assert ledger.held_bytes == 115
+    with pytest.raises(MemoryPressureError):
+        ledger.grow("a", 15, 100)
+    with pytest.raises(MemoryPressureError):
+        ledger.reserve("c", 0, 100)
+    ledger.release("b")
+    ledger.grow("a", 15, 100)
+    assert ledger.excesses() == {}
+    assert ledger.snapshot()["a"].error == pytest.approx((60 - 75) / 75)
 
 
 def test_release_returns_what_was_held() -> None:
@@ -57,7 +93,7 @@ def test_release_returns_what_was_held() -> None:
     assert ledger.release("a") == 70
     assert ledger.release("a") == 0
     ledger.observe("a", 70)
-    assert ledger.reserved_bytes == 0
+    assert ledger.held_bytes == 0
 
 
 def test_observation_above_the_budget_refuses_the_next() -> None:
@@ -87,7 +123,7 @@ def test_threads_never_promise_the_same_bytes() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(granted) == ledger.reserved_bytes == 300
+    assert len(granted) == ledger.held_bytes == 300
 
 
 class Admission(RuleBasedStateMachine):
@@ -126,7 +162,7 @@ class Admission(RuleBasedStateMachine):
     @invariant()
     def never_over_budget(self) -> None:
         """The sum of all promises stays within the budget and equals the model's."""
-        assert self.ledger.reserved_bytes == sum(self.model.values()) <= self.BUDGET
+        assert self.ledger.held_bytes == sum(self.model.values()) <= self.BUDGET
 
 
 TestAdmission = Admission.TestCase

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inference.runtime.policy import Eviction, Tenant, make_room
+from inference.runtime.policy import Eviction, Tenant, make_room, relieve
 
 
 def tenant(
@@ -60,3 +60,25 @@ def test_waits_for_those_who_are_leaving() -> None:
 def test_minimum_residency_is_kept() -> None:
     """A newcomer waits until its victim may be moved."""
     assert room(tenant("a", movable=130)).wait_until_s == 130
+
+
+def test_relief_takes_the_idle_least_recently_used_first() -> None:
+    """As many idle tenants leave as make up for what is missing, the longest unused first."""
+    tenants = [tenant("a", used=3), tenant("b", used=1), tenant("c", used=2)]
+    assert relieve(tenants, 10) == (("b", "v"),)
+    assert relieve(tenants, 11) == (("b", "v"), ("c", "v"))
+
+
+def test_relief_spares_the_pinned_and_the_busy() -> None:
+    """Neither a pinned tenant nor one with requests is told to go, however much is missing."""
+    assert relieve([tenant("a", pinned=True), tenant("b", leases=1), tenant("c")], 99) == (("c", "v"),)
+
+
+def test_relief_waits_for_those_who_are_leaving() -> None:
+    """Memory that is about to come back counts; nobody else has to go for it."""
+    assert relieve([tenant("a", leaving=True), tenant("b")], 10) == ()
+
+
+def test_relief_ignores_the_minimum_residency() -> None:
+    """Memory that is not there cannot wait."""
+    assert relieve([tenant("a", movable=1e9)], 1) == (("a", "v"),)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from inference.device.memory import Memory
 from inference.errors import DoesNotFitError
@@ -50,36 +47,48 @@ class TestRanking:
         world = make_world({"a": entry("9B", use_cases=["text_generation"]), "b": entry(use_cases=["chat"])})
         assert choose(world).model == "b"
 
+    def test_base_models_only_continue_text(self) -> None:
+        """A chat, and a raw prompt that asks for something, go to a model that may follow instructions."""
+        world = make_world({"base": entry("9B", chat="none"), "tuned": entry(chat="chatml")})
+        for _ in range(2):  # one registry serves all in turn
+            for task in (Task.TEXT_GENERATION, Task.CREATIVE_WRITING):
+                assert choose(world, task, speed="quality", chat=False).model == "base"
+                assert choose(world, task, speed="quality", chat=True).model == "tuned"
+            selection = choose(world, Task.TRANSLATION, speed="quality", chat=False)
+            assert selection.model == "tuned"
+            reason = "it is a base model, which continues text; tuned/v may follow instructions"
+            assert _fate(selection, "base").reason == reason
+
     @pytest.mark.parametrize(
         ("speed", "model"), [("fast", "small"), ("balanced", "middle"), ("quality", "large")]
     )
     def test_speed_priority(self, speed: str, model: str) -> None:
         """fast takes the most tokens per second, quality the most parameters, balanced the best in time.
 
-        At 10 GB/s: 0.1 GB take 13 ms a token, 0.5 GB 55 ms (18 tokens/s), 2 GB 211 ms (5 tokens/s).
+        llama.cpp reads a quarter of 25 GB/s: 0.1 GB 62 times a second, 0.5 GB 12.5 times, 2 GB 3 times.
         """
         world = make_world(
             {"large": entry("4B", 2000), "middle": entry("1B", 500), "small": entry("100M", 100)},
-            bandwidth_bytes_per_s=10e9,
+            bandwidth_bytes_per_s=25e9,
         )
         selection = choose(world, speed=speed)
         assert selection.model == model
-        assert _fate(selection, "middle").tokens_per_s == pytest.approx(18.3, abs=0.1)
+        assert _fate(selection, "middle").tokens_per_s == pytest.approx(12.5)
 
     def test_losers_are_told_why(self) -> None:
         """Each loser's reason is the first comparison that it lost, with its numbers."""
         world = make_world(
             {"large": entry("4B", 2000), "middle": entry("1B", 500), "small": entry("100M", 100)},
-            bandwidth_bytes_per_s=10e9,
+            bandwidth_bytes_per_s=25e9,
         )
         selection = choose(world)
-        assert _fate(selection, "large").reason == "too slow: 5 of 10 tokens/s predicted"
+        assert _fate(selection, "large").reason == "too slow: 3 of 10 tokens/s predicted"
         assert _fate(selection, "small").reason == "fewer parameters: 100M against 1B"
 
     def test_balanced_takes_the_fastest_when_all_are_slow(self) -> None:
         """Where nothing meets the target, the least slow one is best."""
         world = make_world(
-            {"large": entry("8B", 4000), "less": entry("4B", 2000)}, bandwidth_bytes_per_s=10e9
+            {"large": entry("8B", 4000), "less": entry("4B", 2000)}, bandwidth_bytes_per_s=25e9
         )
         assert choose(world).model == "less"
 
@@ -122,35 +131,37 @@ class TestRanking:
         assert [c.model for c in selection.candidates] == ["c", "b", "a"]
         assert _fate(selection, "b").reason == "c/v stands before it in the registry"
 
-    def test_variant_of_a_named_model_is_ranked(self) -> None:
-        """Of a model's variants the fastest usable one is taken under fast, the named one if one is named."""
+    def test_faster_variant_of_a_model_comes_first(self) -> None:
+        """Of one model's variants the GPU's engine wins, then the faster one on the CPU."""
         source = {"type": "file", "path": "/w"}
         variants = {
             "f32": {"backend": "transformers", "source": source},
-            "q4": {"backend": "llamacpp", "source": source},
+            "q4": {"backend": "llamacpp", "quantization": "Q4_0", "source": source},
+            "mlc": {"backend": "mlc", "quantization": "q0f16", "source": source},
         }
-        world = make_world({"m": entry("1B", 600, variants=variants)}, bandwidth_bytes_per_s=50e9)
-        assert choose(world, model="m", speed="fast").variant == "q4"
+        engines: dict[str, Any] = {
+            "backends": frozenset({"mlc", "llamacpp", "transformers"}),
+            "container": True,
+        }
+        world = make_world({"m": entry("1B", 600, variants=variants)}, bandwidth_bytes_per_s=50e9, **engines)
+        for speed in ("fast", "balanced", "quality"):
+            selection = choose(world, model="m", speed=speed)
+            assert [c.variant for c in selection.candidates] == ["mlc", "q4", "f32"]
+        assert selection.candidates[1].reason == "slower: 27 tokens/s predicted against 58 predicted"
+        assert selection.candidates[0].memory_bytes > selection.candidates[1].memory_bytes
         assert choose(world, model="m", variant="f32").variant == "f32"
 
-    def test_fixed_thresholds_of_the_original_models(self) -> None:
-        """Available memory picks among the guide's three models; speed and conversation pick theirs."""
-        shape = {"layers": 12, "kv_heads": 12, "head_dim": 64, "hidden_size": 768, "vocab_size": 50257}
-        text = ["text_generation", "creative_writing"]
-        common: dict[str, Any] = {**shape, "context_length": 1024, "variants": {}}
-        models = {
-            "distilgpt2": entry("82M", 330, use_cases=text, **{**common, "layers": 6}),
-            "dialogpt-small": entry("117M", 470, min_available_memory=2500, **common),
-            "gpt2": entry("124M", 500, use_cases=text, min_available_memory=4000, **common),
-        }
-
-        def chosen(available_mb: int, task: Task = Task.TEXT_GENERATION, speed: str = "quality") -> str:
-            free = Memory(None, available_mb * MB, None, 0, available_mb * MB)
-            return choose(make_world(models, memory=free), task, speed).model
-
-        assert [chosen(mb) for mb in (4100, 3000, 2000)] == ["gpt2", "dialogpt-small", "distilgpt2"]
-        assert chosen(4100, speed="fast") == "distilgpt2"
-        assert chosen(4100, Task.CONVERSATION) == "dialogpt-small"
+    def test_full_context_before_a_shortened_one(self) -> None:
+        """What fits as it is wanted comes before what fits only with less context, at equal task fit."""
+        models = {"large": entry("3B", kv_heads=64), "small": entry("1B")}
+        room = choose(make_world(models), speed="quality").memory_bytes / GIB
+        selection = choose(make_world(models, budget_gib=room - 0.01), speed="quality")
+        assert selection.model == "small"
+        assert _fate(selection, "large").reason == "fits only with a context of 2048 of 4096 tokens"
+        made_for = make_world(
+            models | {"large": entry(kv_heads=64, use_cases=["code"])}, budget_gib=room - 0.01
+        )
+        assert choose(made_for, Task.CODE).model == "large"
 
 
 class TestFilters:
@@ -173,11 +184,14 @@ class TestFilters:
         assert _fate(selection, "bad").verdict == "rejected"
         assert reason in _fate(selection, "bad").reason
 
-    def test_weights_must_be_here(self) -> None:
-        """Only what was pulled is chosen."""
-        selection = choose(make_world({"away": entry("9B"), "here": entry()}, absent=frozenset({"away"})))
-        assert selection.model == "here"
-        assert "jetllm pull away" in _fate(selection, "away").reason
+    def test_adapters_are_not_loaded_yet(self) -> None:
+        """A variant with adapters is no candidate, for it would answer without them."""
+        adapter = {"name": "style", "source": {"type": "file", "path": "/a"}}
+        source = {"type": "file", "path": "/w"}
+        tuned = {"v": {"backend": "llamacpp", "source": source, "adapters": [adapter]}}
+        selection = choose(make_world({"tuned": entry("9B", variants=tuned), "plain": entry()}))
+        assert selection.model == "plain"
+        assert _fate(selection, "tuned").reason == "no backend loads adapters yet: style"
 
     def test_known_incompatibility_of_this_machine_counts(self) -> None:
         """What was found not to run here is not chosen, but may be named."""
@@ -221,6 +235,13 @@ class TestMemory:
         resident = Resident("m", "v", state, False, 3 * GIB)
         world = make_world({"m": entry(megabytes=3000)}, budget_gib=0, residents=(resident,))
         assert choose(world).model == "m"
+
+    def test_loaded_model_is_not_shortened(self) -> None:
+        """A loaded model has its context, however little room is left beside it."""
+        resident = Resident("m", "v", "ready", False, 3 * GIB, context_tokens=4096)
+        models = {"m": entry("3B", 3000, kv_heads=64), "small": entry(megabytes=1)}
+        selection = choose(make_world(models, budget_gib=4, residents=(resident,)), speed="quality")
+        assert selection.model == "m" and "instead of" not in selection.reason
 
     def test_context_is_halved_until_it_fits(self) -> None:
         """Before a candidate is rejected its context is cut, to no less than 512 tokens."""
@@ -285,7 +306,8 @@ def test_reason_is_one_line_with_the_numbers() -> None:
     """The reason names the variant, why it won, and its share of what can be given."""
     selection = choose(make_world({"m": entry()}, budget_gib=2))
     assert selection.reason == (
-        f"m/v: best task fit (conversation), balanced; {selection.memory_bytes / GIB:.2f} GiB of 2.00 GiB"
+        "m/v: best task fit (conversation), balanced; 100M parameters, speed unknown; "
+        f"{selection.memory_bytes / GIB:.2f} GiB of 2.00 GiB"
     )
     assert selection.candidates[0].reason == selection.reason
 
@@ -293,34 +315,6 @@ def test_reason_is_one_line_with_the_numbers() -> None:
 def test_implied_variant() -> None:
     """An entry without variants runs on MLC in its container and on transformers elsewhere."""
     spec = make_world({"m": entry(variants={})}).registry.models["m"]
-    assert [v.backend for v in effective_variants(spec, container=True).values()] == ["mlc"]
+    (mlc,) = effective_variants(spec, container=True).values()
+    assert (mlc.backend, mlc.quantization) == ("mlc", "q4f16_1")
     assert [v.backend for v in effective_variants(spec, container=False).values()] == ["transformers"]
-
-
-@given(
-    sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(50, 9000)), min_size=1, max_size=6),
-    task=st.sampled_from([Task.CONVERSATION, Task.CODE]),
-    speed=st.sampled_from(["fast", "balanced", "quality"]),
-    bandwidth=st.sampled_from([None, 68e9]),
-    budget=st.integers(1, 8),
-)
-def test_choice_is_deterministic_and_fits(
-    sizes: list[tuple[int, int]], task: Task, speed: str, bandwidth: float | None, budget: int
-) -> None:
-    """Equal inputs give equal bytes; the chosen one fits; every candidate is listed once, with a reason."""
-    models = {f"m{i}": entry(f"{p}B", size) for i, (p, size) in enumerate(sizes)}
-
-    def outcome() -> dict[str, Any]:
-        world = make_world(models, budget_gib=budget, bandwidth_bytes_per_s=bandwidth, slots=2)
-        try:
-            return choose(world, task, speed).to_dict()
-        except DoesNotFitError as error:
-            return error.to_dict()
-
-    first = outcome()
-    assert json.dumps(first) == json.dumps(outcome())
-    if "candidates" in first:
-        assert first["memory_bytes"] <= budget * GIB
-        assert sorted(c["model"] for c in first["candidates"]) == sorted(models)
-        assert all(c["reason"] for c in first["candidates"])
-        assert [c["verdict"] for c in first["candidates"]].count("chosen") == 1

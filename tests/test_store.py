@@ -147,7 +147,7 @@ def test_hub_snapshots_are_found_and_quarantined_whole(store: Store) -> None:
     temporary = store.staging / "hub" / "snapshot"
     temporary.mkdir(parents=True)
     (temporary / "config.json").write_text("{}")
-    path = store.commit(temporary, store.snapshot_path(HUB, "a" * 40))
+    path = store.commit(temporary, store.snapshot_path(variant, "a" * 40))
     assert store.path_of("m", variant) == path
     store.quarantine(path, "bad shard")
     assert store.path_of("m", variant) is None

@@ -72,4 +72,4 @@ def make_world(
 
 def choose(world: World, task: Task = Task.CONVERSATION, speed: str = "balanced", **named: Any) -> Selection:
     """Select with the usual arguments."""
-    return select(world, model=named.get("model"), variant=named.get("variant"), task=task, speed=speed)
+    return select(world, **{"model": None, "variant": None, "task": task, "speed": speed, **named})

@@ -78,7 +78,7 @@ class Service(Protocol):
     def unload(self, name: str) -> dict[str, Any]:
         """Return once its memory is back."""
 
-    def select(self, request: GenerateRequest) -> Any:
+    def select(self, request: GenerateRequest, *, context_tokens: int | None = None) -> Any:
         """Return the decision, with every candidate."""
 
     def status(self) -> dict[str, Any]:

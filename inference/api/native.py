@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flask import Blueprint, Response
 
 from inference.api.body import answer, client_left, read_object
 from inference.api.context import Context
-from inference.api.schema import ChatBody, CompletionBody, LoadBody, UnloadBody, read
+from inference.api.schema import LoadBody, SelectBody, UnloadBody, read
 
 
 def native_routes(context: Context) -> Blueprint:
@@ -50,14 +48,9 @@ def native_routes(context: Context) -> Blueprint:
 
     @routes.post("/select")
     def select() -> Response:
-        wanted = _prompted(read_object()).to_request()
+        body = read(SelectBody, read_object())
         with context.permit():
-            return answer(service.select(wanted).to_dict())
+            selection = service.select(body.to_request(), context_tokens=body.context_tokens)
+            return answer(selection.to_dict())
 
     return routes
-
-
-def _prompted(data: dict[str, Any]) -> ChatBody | CompletionBody:
-    if "prompt" in data and "messages" not in data:
-        return read(CompletionBody, data)
-    return read(ChatBody, data)

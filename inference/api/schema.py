@@ -60,6 +60,7 @@ Stop = Annotated[
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,7}$")]
+TaskName = Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 One = Annotated[int | None, AfterValidator(_only_one)]
 
@@ -105,7 +106,7 @@ class Sampling(_Strict):
 
     model: Name | None = None
     variant: Name | None = None
-    task: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")] | None = None
+    task: TaskName | None = None
     speed: Literal["fast", "balanced", "quality"] | None = None
     max_tokens: TokenCount | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -239,6 +240,35 @@ class CompletionBody(Sampling):
         values["logprobs"] = self.logprobs is not None
         values["top_logprobs"] = self.logprobs or 0
         return GenerateRequest(**values)
+
+
+class SelectBody(_Strict):
+    """The body of ``POST /jetllm/v1/select``: a request as far as the choice depends on it."""
+
+    model: Name | None = None
+    variant: Name | None = None
+    task: TaskName | None = None
+    speed: Literal["fast", "balanced", "quality"] | None = None
+    prompt: Annotated[str, BeforeValidator(_single)] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)] | None = None
+    context_tokens: TokenCount | None = None
+
+    def to_request(self) -> GenerateRequest:
+        """Return the request that is to be chosen for.
+
+        Raises:
+            InvalidRequestError: it has both a prompt and messages.
+        """
+        if self.prompt is not None and self.messages is not None:
+            raise InvalidRequestError("expected a prompt or messages, not both", param="messages")
+        return GenerateRequest(
+            model=None if self.model == "auto" else self.model,
+            variant=self.variant,
+            task=self.task,
+            speed=self.speed,
+            prompt=self.prompt,
+            messages=None if self.messages is None else tuple(m.to_message() for m in self.messages),
+        )
 
 
 class LoadBody(_Strict):

@@ -246,11 +246,13 @@ def _read_header(reader: _Reader) -> GGUFHeader:
     version = _read_preamble(reader)
     tensor_count = reader.unsigned(_U64, "the header")
     entry_count = reader.unsigned(_U64, "the header")
-    if not 0 < tensor_count <= _MAX_COUNT:
+    if tensor_count > _MAX_COUNT:
         reader.refuse(f"declares {tensor_count} tensors; expected 1 to {_MAX_COUNT}")
     if entry_count > _MAX_COUNT:
         reader.refuse(f"declares {entry_count} metadata entries; at most {_MAX_COUNT} are allowed")
     metadata, arrays = _read_metadata(reader, entry_count)
+    if tensor_count == 0 and metadata.get("split.no") != 0:  # a first shard may hold metadata only
+        reader.refuse(f"declares 0 tensors; expected 1 to {_MAX_COUNT}")
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
         reader.refuse(f"expected an alignment that is a power of two, found {alignment!r}")
@@ -340,7 +342,7 @@ def _check_tensors(reader: _Reader, count: int, alignment: int) -> int:
         end = offset + size
         expected = -(-end // alignment) * alignment
     data_start = -(-reader.position // alignment) * alignment
-    if data_start + end > reader.size:
+    if end and data_start + end > reader.size:
         reader.refuse(f"truncated: it has {reader.size} bytes; its tensors end at {data_start + end}")
     return total
 

@@ -3,7 +3,9 @@
 Layout::
 
     blobs/sha256-<hex>             files of known content
-    hub/<owner>--<repo>/<commit>/  snapshots of hub repositories, <commit>.json has their hashes
+    hub/<owner>--<repo>/           pinned.json: the commit that a source without a revision means
+      <commit>/                    a snapshot; <commit>-<hex>/ where only certain files are taken
+      <commit>.json                the SHA-256 and size of every file of the snapshot, of its first pull
     staging/<key>/                 what is being fetched; belongs to the holder of locks/<key>.lock
     quarantine/                    what was found unsound, with a .reason; of a user's file a record
     verified/                      records of user files whose SHA-256 was checked
@@ -18,6 +20,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,9 +29,10 @@ from typing import Any
 
 from inference.artifacts import files
 from inference.errors import CancelledError
-from inference.registry.spec import FileSource, HubSource, PackageSource, Variant
+from inference.registry.spec import FileSource, HubSource, PackageSource, Variant, is_weights_file
 
 WHEELS = "wheels"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _POLL_S = 0.1
 _log = logging.getLogger(__name__)
 
@@ -57,26 +61,76 @@ class Store:
             return _of_size(self.blob_path(source), source.bytes)
         if isinstance(source, FileSource):
             return self._user_file(source)
-        return self._snapshot(source) if isinstance(source, HubSource) else None
+        return self._snapshot(variant) if isinstance(source, HubSource) else None
+
+    def weights_bytes(self, variant: Variant) -> int | None:
+        """Return the size on disk of the weights of *variant*, all shards; ``None`` when not here."""
+        path = self.path_of("", variant)
+        if path is None:
+            return None
+        root = self.snapshot_of(variant) or path
+        paths = (root,) if root.is_file() else root.rglob("*")
+        return sum(each.stat().st_size for each in paths if each.is_file())
+
+    def weights_sha256(self, variant: Variant) -> str | None:
+        """Return one hash for the weights of *variant*; ``None`` where nobody computed it.
+
+        Of several files it is the SHA-256 of the lines "<sha256>  <name>", sorted by name.
+        """
+        if isinstance(variant.source, PackageSource | FileSource):
+            return variant.source.sha256
+        declared = {file.name: {"sha256": file.sha256} for file in variant.files}
+        record = self.snapshot_record(variant) or declared
+        hashes = {name: each["sha256"] for name, each in record.items() if is_weights_file(name)}
+        if len(hashes) <= 1 or None in hashes.values():
+            return next(iter(hashes.values()), None) if len(hashes) == 1 else None
+        lines = (f"{hashes[name]}  {name}\n" for name in sorted(hashes))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def blob_path(self, source: PackageSource) -> Path:
         """Return where the file of a package source is or will be."""
         return self._blobs / f"sha256-{source.sha256}"
 
-    def snapshot_path(self, source: HubSource, revision: str) -> Path:
-        """Return where that commit of a hub repository is or will be."""
-        return self._repository(source) / revision
+    def snapshot_path(self, variant: Variant, revision: str) -> Path:
+        """Return where that commit of a hub repository, as far as *variant* takes it, is or will be."""
+        assert isinstance(variant.source, HubSource)  # noqa: S101 - the caller's promise
+        names = "\n".join(sorted(file.name for file in variant.files))
+        part = f"-{hashlib.sha256(names.encode()).hexdigest()[:16]}" if names else ""
+        return self._repository(variant.source) / f"{revision}{part}"
+
+    def snapshot_of(self, variant: Variant) -> Path | None:
+        """Return where the pinned snapshot of a hub variant is or will be; ``None`` before the first pull."""
+        if not isinstance(variant.source, HubSource):
+            return None
+        revision = self.pinned_revision(variant.source)
+        return self.snapshot_path(variant, revision) if revision else None
+
+    def snapshot_record(self, variant: Variant) -> dict[str, dict[str, Any]]:
+        """Return the SHA-256 and size of each file of a hub variant, recorded when it was first pulled."""
+        path = self.snapshot_of(variant)
+        found = self._read_record(_snapshot_record_path(path)).get("files") if path else None
+        if not isinstance(found, dict):
+            return {}
+        return {name: each for name, each in found.items() if isinstance(each, dict) and "sha256" in each}
+
+    def record_snapshot(self, path: Path, record: dict[str, Any]) -> None:
+        """Write the record of the snapshot at *path*; it outlives the snapshot."""
+        self._write_record(_snapshot_record_path(path), record)
 
     def pinned_revision(self, source: HubSource) -> str | None:
         """Return the registry's revision, else the one recorded at the first pull."""
-        return source.revision or self._read_record(self._pin(source)).get("revision")
+        recorded = source.revision or self._read_record(self._pin(source)).get("revision")
+        return recorded if isinstance(recorded, str) and _COMMIT.fullmatch(recorded) else None
 
     def pin(self, source: HubSource, revision: str) -> None:
         """Record which commit a hub source without a revision means on this machine."""
         self._write_record(self._pin(source), {"revision": revision})
 
     def is_intact(self, path: Path, variant: Variant) -> bool:
-        """Read the whole file and tell whether it still has the SHA-256 that models.json gives."""
+        """Read the weights and tell whether they still have the SHA-256 declared or recorded."""
+        if snapshot := self.snapshot_of(variant):
+            recorded = self.snapshot_record(variant).items()
+            return all(files.sha256_of(snapshot / name) == each["sha256"] for name, each in recorded)
         declared = None if isinstance(variant.source, HubSource | None) else variant.source.sha256
         return declared is None or files.sha256_of(path) == declared
 
@@ -88,13 +142,14 @@ class Store:
     def quarantine(self, path: Path, reason: str) -> None:
         """Take unsound weights out of use.
 
-        What lies in the store is moved aside. A user's file stays where it lies and is remembered
-        by its path, size and time of change, until one of them changes.
+        What lies in the store is moved aside, a snapshot whole. A user's file stays where it lies and
+        is remembered by its path, size and time of change, until one of them changes.
         """
         if not path.absolute().is_relative_to(self.root):
             if found := files.signature(path):
                 self._write_record(_record_path(self._quarantined, path), {**found, "reason": reason})
             return
+        path = self._unit(path.absolute())
         self._quarantined.mkdir(parents=True, exist_ok=True)
         aside = self._quarantined / path.name
         files.write_atomic(_reason_path(aside), reason.encode())
@@ -108,8 +163,8 @@ class Store:
         if isinstance(source, FileSource):
             return self._user_file_reason(Path(source.path).expanduser())
         name = self.blob_path(source).name if isinstance(source, PackageSource) else None
-        if isinstance(source, HubSource):
-            name = self.pinned_revision(source)
+        if snapshot := self.snapshot_of(variant):
+            name = snapshot.name
         if name is None or self.path_of("", variant) is not None:
             return None
         with suppress(OSError):
@@ -189,10 +244,22 @@ class Store:
         reason = record.pop("reason", None)
         return reason if record == files.signature(path) else None
 
-    def _snapshot(self, source: HubSource) -> Path | None:
-        revision = self.pinned_revision(source)
-        path = self.snapshot_path(source, revision) if revision else None
-        return path if path is not None and path.is_dir() else None
+    def _snapshot(self, variant: Variant) -> Path | None:
+        """Return the snapshot's directory, or the file of it that the engine opens."""
+        path = self.snapshot_of(variant)
+        if path is None or not path.is_dir():
+            return None
+        for file in variant.files:
+            found = files.signature(path / file.name)
+            if found is None or found["size"] != (file.bytes or found["size"]):
+                return None
+        return path / (variant.entry_file or "")
+
+    def _unit(self, path: Path) -> Path:
+        """Return what of the store is present or absent as one thing: the snapshot around a file of it."""
+        if not path.is_relative_to(self._hub):
+            return path
+        return self._hub.joinpath(*path.relative_to(self._hub).parts[:2])
 
     def _repository(self, source: HubSource) -> Path:
         return self._hub / source.repo.replace("/", "--")
@@ -223,6 +290,10 @@ def _of_size(path: Path, size_bytes: int) -> Path | None:
 
 def _record_path(parent: Path, path: Path) -> Path:
     return parent / f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()}.json"
+
+
+def _snapshot_record_path(snapshot: Path) -> Path:
+    return snapshot.with_name(f"{snapshot.name}.json")
 
 
 def _reason_path(aside: Path) -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import importlib.metadata
 import importlib.util
 import pkgutil
 import queue
@@ -167,6 +168,20 @@ def open_backend(name: str, options: LoadOptions) -> BackendProtocol:
 def installed_backends() -> frozenset[str]:
     """Return the backends whose engine is installed here; imports no engine."""
     return frozenset(name for name in _names() if not _missing_packages(name))
+
+
+def engine_versions() -> dict[str, str]:
+    """Return the packages and versions behind each installed backend; imports no engine."""
+    return {name: ", ".join(map(_versioned, _requires(name))) for name in sorted(installed_backends())}
+
+
+def _versioned(package: str) -> str:
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        # The distribution may be called otherwise than the package, as nightly builds are.
+        names = importlib.metadata.packages_distributions().get(package, [])
+        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names) or package
 
 
 def _names() -> list[str]:

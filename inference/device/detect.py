@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inference.device.files import below, exists, read_text
 from inference.device.memory import read_meminfo
 
 DEVICE_FILE = "run/jetllm/device.json"
@@ -118,6 +119,7 @@ _JETPACK = {
     "36.4.0": "6.1",
     "36.4.3": "6.2",
     "36.4.4": "6.2.1",
+    "36.4.7": "6.2.1",
     "36.5.0": "6.2.2",
     "36.5.2": "6.2.3",
     "38.2": "7.0",
@@ -139,7 +141,7 @@ _CONTAINER_CGROUP = re.compile(r"/(?:docker|kubepods|libpod|lxc|containerd)\b")
 def detect(root: Path = Path("/")) -> Device:
     """Describe the machine whose file system is at *root*; a missing or garbled file is survived."""
     memory_total_bytes = read_meminfo(root).get("MemTotal")
-    compatible = _read(root, "proc/device-tree/compatible")
+    compatible = _device_tree(root, "compatible")
     soc = _first(r"(tegra\d{3}x?)", compatible)
     board = _board(compatible, soc, memory_total_bytes)
     l4t = _l4t(root)
@@ -147,7 +149,7 @@ def detect(root: Path = Path("/")) -> Device:
     cpu = _cpu(root)
     device = Device(
         board=board,
-        model=_read(root, "proc/device-tree/model").strip("\0\n ") or None,
+        model=_device_tree(root, "model").strip("\0\n ") or None,
         soc=soc,
         compute_capability=_COMPUTE_CAPABILITY.get(soc or ""),
         l4t=l4t,
@@ -164,10 +166,13 @@ def detect(root: Path = Path("/")) -> Device:
 
 
 def _read(root: Path, path: str) -> str:
-    try:
-        return (root / path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    return read_text(below(root, path))
+
+
+def _device_tree(root: Path, name: str) -> str:
+    # The first is a link to the second, which a copy of the tree may lack.
+    bases = ("proc/device-tree", "sys/firmware/devicetree/base")
+    return next((text for base in bases if (text := _read(root, f"{base}/{name}"))), "")
 
 
 def _first(pattern: str, text: str) -> str | None:
@@ -176,14 +181,27 @@ def _first(pattern: str, text: str) -> str | None:
 
 
 def _board(compatible: str, soc: str | None, memory_total_bytes: int | None) -> str | None:
-    # Exact strings would miss "-super", custom carriers (vendor prefix) and R35, which names several.
-    for part in re.findall(r"p\d{4}-\d{4}", compatible):
-        known = _PARTS.get(part)
-        if isinstance(known, str):
-            return known
-        if known is not None:
-            return _by_size(known, memory_total_bytes)
+    # Exact strings would miss "-super" and custom carriers, whose own name comes first.
+    parts = [part for part in re.findall(r"p\d{4}-\d{4}", compatible) if part in _PARTS]
+    named = [_board_of(part, memory_total_bytes) for part in parts]
+    # L4T 35 names the modules of several sizes in one tree; memory tells which of them this is.
+    fitting = [board for board in named if board and _has_size_of(board, memory_total_bytes)]
+    if named:
+        return next(iter(fitting), named[0])
     return _by_size(_SIZES_BY_SOC.get(soc or "", ()), memory_total_bytes)
+
+
+def _board_of(part: str, memory_total_bytes: int | None) -> str | None:
+    known = _PARTS[part]
+    return known if isinstance(known, str) else _by_size(known, memory_total_bytes)
+
+
+def _has_size_of(board: str, memory_total_bytes: int | None) -> bool:
+    size = re.search(r"(\d+)gb$", board)
+    if size is None or memory_total_bytes is None:
+        return True
+    # An 8 GB module shows 7620 MiB, or 6284 with its largest carve-outs.
+    return 0.7 <= memory_total_bytes / (int(size.group(1)) * _GIB) <= 1
 
 
 def _by_size(sizes: tuple[tuple[str, int], ...], memory_total_bytes: int | None) -> str | None:
@@ -206,8 +224,10 @@ def _jetpack(l4t: str | None) -> str | None:
 
 def _power_mode(root: Path) -> str | None:
     # By name: the ids differ from board to board (MAXN_SUPER is 2 on a Nano and 0 on an NX).
-    current = _first(r"pmode:(\d+)", _read(root, "var/lib/nvpmodel/status"))
-    names = re.findall(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", _read(root, "etc/nvpmodel.conf"))
+    current = _first(r"pmode:([0-9]{1,4})", _read(root, "var/lib/nvpmodel/status"))
+    names = re.findall(
+        r"<\s*POWER_MODEL\s+ID=([0-9]{1,4})\s+NAME=(\S+)\s*>", _read(root, "etc/nvpmodel.conf")
+    )
     return {int(key): name for key, name in names}.get(int(current)) if current else None
 
 
@@ -233,7 +253,7 @@ def _cpu_model(cpu: list[tuple[str, str]]) -> str | None:
 
 def _in_container(root: Path) -> bool:
     marks = (".dockerenv", "run/.containerenv", "run/systemd/container")
-    return any((root / mark).exists() for mark in marks) or bool(
+    return any(exists(root / mark) for mark in marks) or bool(
         _CONTAINER_CGROUP.search(_read(root, "proc/1/cgroup"))
     )
 

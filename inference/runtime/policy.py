@@ -67,5 +67,22 @@ def make_room(
     return Eviction(victims=tuple(t.key for t in victims))
 
 
+def relieve(tenants: Sequence[Tenant], short_bytes: int) -> tuple[Key, ...]:
+    """Choose who leaves when living tenants need *short_bytes* more than there are.
+
+    Only idle ones, the least recently used first, for what a busy one holds is in use; and as many as
+    help, also when they do not suffice. Minimum residency is for swaps and does not count here.
+    """
+    short_bytes -= sum(t.memory_bytes for t in tenants if t.leaving)
+    idle = [t for t in tenants if not (t.leaving or t.pinned or t.leases)]
+    victims: list[Key] = []
+    for tenant in sorted(idle, key=lambda t: (t.last_used_s, t.key)):
+        if short_bytes <= 0:
+            break
+        victims.append(tenant.key)
+        short_bytes -= tenant.memory_bytes
+    return tuple(victims)
+
+
 def _enough(staying: int, free_bytes: int, need_bytes: int, max_tenants: int) -> bool:
     return staying < max_tenants and need_bytes <= free_bytes

@@ -25,10 +25,11 @@ from inference.errors import (
     MemoryPressureError,
     QueueFullError,
 )
+from inference.runtime.account import Account
+from inference.runtime.calibration import Calibration
 from inference.runtime.entry import Entry, Lease, State, WorkerStatus
-from inference.runtime.ledger import Ledger
 from inference.runtime.plan import Limits, Plan
-from inference.runtime.policy import Eviction, Key, make_room
+from inference.runtime.policy import Eviction, Key, Tenant, make_room, relieve
 from inference.runtime.worker import POLL_S, Worker
 
 logger = logging.getLogger(__name__)
@@ -44,12 +45,14 @@ class Supervisor:
 
     Args:
         budget: bytes that can be given to new models now; ``None`` when unknown.
+        calibration: learns from every worker; by default it forgets at the end.
     """
 
-    def __init__(self, limits: Limits, *, budget: Callable[[], int | None]) -> None:
+    def __init__(
+        self, limits: Limits, *, budget: Callable[[], int | None], calibration: Calibration | None = None
+    ) -> None:
         self._limits = limits
-        self._budget = budget
-        self._ledger = Ledger()
+        self._account = Account(budget, calibration or Calibration())
         self._changed = threading.Condition(threading.RLock())
         self._entries: tuple[Entry, ...] = ()  # replaced, never changed: readers take no lock
         self._draining = False
@@ -169,17 +172,17 @@ class Supervisor:
     # The thread.
 
     def _run(self) -> None:
-        with self._changed:
-            while True:
+        while not self._closed or self._entries:
+            with self._changed:
                 try:
                     wake_s = self._step(time.monotonic())
                 except Exception:
                     # Without this thread nothing would ever load, stop or time out again.
                     logger.exception("a step of the supervisor failed; it goes on")
                     wake_s = _TICK_S
-                if self._closed and not self._entries:
-                    return
-                self._changed.wait(wake_s)
+                if not self._account.calibration.unsaved and (self._entries or not self._closed):
+                    self._changed.wait(wake_s)
+            self._account.calibration.save()  # without the lock: a disk may take its time
 
     def _notify(self) -> None:
         with self._changed:
@@ -197,7 +200,7 @@ class Supervisor:
         """Do all that is due; return the seconds until something may be due again."""
         for entry in self._entries:
             self._advance(entry, now_s)
-        wake_s = self._start_next(now_s)
+        wake_s = min(self._relieve(now_s), self._start_next(now_s))
         busy = any(e.leases or e.state is not State.READY for e in self._entries)
         return min(wake_s, _TICK_S if busy else self._idle_s(now_s), 3600.0)
 
@@ -224,7 +227,7 @@ class Supervisor:
             self._watch_ready(entry, worker, now_s)
 
     def _watch_load(self, entry: Entry, worker: Worker, now_s: float) -> None:
-        silent_s = entry.note_activity(worker.activity(), now_s)
+        silent_s = entry.note_activity(worker.vitals(), now_s)
         if silent_s > self._limits.load_timeout_s:
             self._abort(entry, worker, now_s, f"made no progress for {silent_s:.0f} s while loading")
 
@@ -236,12 +239,12 @@ class Supervisor:
             logger.info(
                 "%s: loaded in %.1f s, pid %d", worker.spec.name, now_s - worker.started_s, worker.pid
             )
-            observed = worker.resident_bytes()
-            if observed is not None:
-                self._ledger.observe(entry.ledger_key, observed)
-            entry.observed_bytes = observed
+            entry.on_gpu = worker.uses_gpu()
+            self._account.observe(entry)
             entry.grant()
             self._changed.notify_all()
+        if entry.look_due(now_s):
+            self._account.observe(entry)
         keep_s = self._limits.keep_alive_s
         silent_s = worker.silent_s(now_s)
         if silent_s > self._limits.stall_timeout_s:
@@ -264,6 +267,7 @@ class Supervisor:
             worker.kill()  # it has nothing to finish, and does not listen while it loads
         elif entry.stop_s is None:
             entry.stop_s = now_s
+            self._account.observe(entry)
             worker.stop()
         elif now_s - entry.stop_s >= self._limits.stop_timeout_s:
             worker.kill()
@@ -273,7 +277,7 @@ class Supervisor:
         error = worker.exit_error
         _log_end(worker, error)
         self._buried_s = time.monotonic()
-        self._ledger.release(entry.ledger_key)
+        self._account.release(entry)
         self._remove(entry)
         if entry.loaded_s is None and error is not None and not entry.retiring:
             self._count(self.loads, entry, "failed")
@@ -294,26 +298,27 @@ class Supervisor:
         entry = next((e for e in self._entries if e.worker is None and not e.retiring), None)
         if entry is None or self._closed:
             return float("inf")
-        alive = [e for e in self._entries if e.worker is not None]
+        free_bytes = self._account.free_bytes(self._entries)
         plan = make_room(
-            [e.tenant(self._limits.min_residency_s) for e in alive],
+            self._tenants(),
             need_bytes=entry.plan.memory_bytes,
-            free_bytes=self._free_bytes(),
+            free_bytes=free_bytes,
             max_tenants=self._limits.max_loaded_models,
             now_s=now_s,
         )
-        return self._carry_out(plan, entry, now_s)
-
-    def _carry_out(self, plan: Eviction, entry: Entry, now_s: float) -> float:
         if plan.fits:
+            self._account.admit(entry, free_bytes)
             self._start(entry)
             return 0.0
+        return self._carry_out(plan, entry, now_s)
+
+    def _tenants(self) -> list[Tenant]:
+        return [e.tenant(self._limits.min_residency_s) for e in self._entries if e.worker is not None]
+
+    def _carry_out(self, plan: Eviction, entry: Entry, now_s: float) -> float:
         if plan.wait_until_s is not None:
             return max(0.0, plan.wait_until_s - now_s)
-        for victim in self._entries:
-            if victim.plan.key in plan.victims and victim.worker is not None:
-                victim.retiring = True
-                self._advance(victim, now_s)
+        self._evict(plan.victims, now_s)
         if plan.victims or any(e.retiring for e in self._entries):
             return _TICK_S
         if now_s - self._buried_s < _MEMORY_BACK_S:
@@ -321,34 +326,37 @@ class Supervisor:
         self._refuse(entry)
         return 0.0
 
-    def _free_bytes(self) -> int:
-        """What a newcomer may take now, beside what the living workers need.
-
-        Off the measured budget come the mapped weights of loaded workers, which the kernel counts
-        as available, and what loading workers were promised and have not taken yet.
-        """
-        budget = self._budget()
-        if budget is None:
-            return 2**62
+    def _evict(self, victims: tuple[Key, ...], now_s: float) -> None:
         for entry in self._entries:
-            if entry.worker is None:
-                continue
-            mapped_bytes = entry.worker.mapped_bytes()
-            if entry.loaded_s is not None:
-                budget -= mapped_bytes
-            else:
-                taken_bytes = (entry.worker.resident_bytes() or 0) - mapped_bytes
-                budget -= max(0, entry.plan.memory_bytes - taken_bytes)
-        return budget
+            if entry.plan.key in victims and entry.worker is not None:
+                entry.retiring = True
+                self._advance(entry, now_s)
+
+    def _relieve(self, now_s: float) -> float:
+        """Make good what workers need beyond their promises; return when to look again.
+
+        Where there is no memory for it, idle workers leave. Until it is settled nothing is started: there
+        is less than nothing to give.
+        """
+        if not self._account.exceeded:
+            return float("inf")
+        short_bytes = self._account.settle(self._entries)
+        if short_bytes <= 0:
+            return float("inf")
+        if now_s - self._buried_s >= _MEMORY_BACK_S:
+            victims = relieve(self._tenants(), short_bytes)
+            for model, variant in victims:
+                short = f"{short_bytes / 2**20:.0f} MiB"
+                logger.warning("workers need %s more than there are: %s/%s leaves", short, model, variant)
+            self._evict(victims, now_s)
+        return _TICK_S
 
     def _start(self, entry: Entry) -> None:
-        budget = self._free_bytes() + self._ledger.reserved_bytes
-        self._ledger.reserve(entry.ledger_key, entry.plan.memory_bytes, budget)
         worker = Worker(entry.plan.spec, on_change=self._notify)
         try:
             worker.start()
         except OSError as error:
-            self._ledger.release(entry.ledger_key)
+            self._account.release(entry)
             self._remove(entry)
             entry.fail(LoadFailedError(f"{entry.plan.spec.name}: no process could be started: {error}"))
         else:
@@ -356,7 +364,7 @@ class Supervisor:
 
     def _refuse(self, entry: Entry) -> None:
         self._remove(entry)
-        needs, gives = entry.plan.memory_bytes / 2**30, self._free_bytes() / 2**30
+        needs, gives = entry.plan.memory_bytes / 2**30, self._account.free_bytes(self._entries) / 2**30
         error = MemoryPressureError(
             f"{entry.plan.spec.name} needs {needs:.2f} GiB; {gives:.2f} GiB can be given to models now",
             hint="unload or unpin a model: jetllm ps",

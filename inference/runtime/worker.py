@@ -22,8 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import psutil
-
 from inference.errors import (
     BackendTimeoutError,
     CancelledError,
@@ -33,6 +31,7 @@ from inference.errors import (
     from_dict,
 )
 from inference.generation import Chunk, GenerateRequest
+from inference.runtime.vitals import Vitals, oom_kills, read_vitals, uses_gpu
 from inference.runtime.wire import Connection, Frame, WireError
 
 POLL_S = 0.1  # how soon a waiting caller notices that its client has left
@@ -98,7 +97,7 @@ class Worker:
             OSError: the system has no room for another process; nothing is left behind.
         """
         self.started_s = time.monotonic()
-        self._oom_kills = _oom_kills()
+        self._oom_kills = oom_kills()
         with contextlib.ExitStack() as undo:
             self._runtime_dir = Path(tempfile.mkdtemp(prefix="jetllm-"))
             undo.callback(shutil.rmtree, self._runtime_dir, ignore_errors=True)
@@ -152,28 +151,13 @@ class Worker:
         """Whether the child has ended, been reaped, and `exit_error` says why."""
         return self._exited.is_set()
 
-    def resident_bytes(self) -> int | None:
-        """The child's resident memory; GPU memory is not in it."""
-        try:
-            return int(psutil.Process(self.pid).memory_info().rss)
-        except psutil.Error:
-            return None
+    def vitals(self) -> Vitals | None:
+        """The child's memory and work; ``None`` when it has ended."""
+        return None if self.exited else read_vitals(self.pid)
 
-    def mapped_bytes(self) -> int:
-        """Resident pages of mapped files: the kernel calls them available, though the child needs them."""
-        try:
-            return int(psutil.Process(self.pid).memory_info().shared)
-        except psutil.Error:
-            return 0
-
-    def activity(self) -> tuple[float, int]:
-        """CPU seconds and resident bytes; a loading worker whose activity stands still hangs."""
-        try:
-            process = psutil.Process(self.pid)
-            times = process.cpu_times()
-            return (times.user + times.system, process.memory_info().rss)
-        except psutil.Error:
-            return (0.0, 0)
+    def uses_gpu(self) -> bool:
+        """Whether the child holds memory that `vitals` cannot show."""
+        return not self.exited and uses_gpu(self.pid)
 
     def silent_s(self, now_s: float) -> float:
         """The longest time that a running call has heard nothing."""
@@ -353,7 +337,7 @@ class Worker:
         after = f"{time.monotonic() - self.started_s:.1f} s after its start"
         hint = None
         if code == -signal.SIGKILL:
-            who = "it was" if _oom_kills() > self._oom_kills else "often"
+            who = "it was" if oom_kills() > self._oom_kills else "often"
             hint = f"{who} the kernel's OOM killer; check: journalctl -k | grep -i oom"
         message = f"{self.spec.name}: the worker {how}, {after}"
         if self.info is None and code != -signal.SIGKILL:
@@ -389,11 +373,3 @@ def _plain(line: str) -> str:
     """The line without an engine's clock and level, and without directories."""
     text = re.sub(r"^[\d.:]+\s+[A-Z]\s+", "", line.strip())
     return re.sub(r"(?<![\w.])/(?:[^\s'\":]+/)+", "", text)[:300]
-
-
-def _oom_kills() -> int:
-    try:
-        text = Path("/proc/vmstat").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)

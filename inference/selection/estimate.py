@@ -1,12 +1,14 @@
 """Estimates: the memory that a variant will hold and the speed at which it will decode; pure arithmetic.
 
-docs/selection.md has every formula with its source and the measurements behind its constants.
+docs/architecture.md has every formula of memory with its source, docs/selection.md those of speed.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 from inference.registry.spec import HubSource, ModelSpec, Variant
 
@@ -34,29 +36,59 @@ _MLC_AUX_BYTES = 48 * _MIB
 _TRANSFORMERS_OVERHEAD_BYTES = 448 * _MIB
 _TRANSFORMERS_BYTES_PER_HIDDEN = 64
 
-# bits per weight, scales included; MLC's are exact, GGUF's mixtures are typical of 1B to 8B models
+# Bits per weight, scales included. MLC's follow from its definition of each format: group quantization
+# with f16 scales. GGUF's are those that llama.cpp's quantize tool publishes for Llama 3.1 8B, where
+# some tensors are kept finer; files of small models have up to 1.5 bits more.
 _BITS = {
+    "q3f16_0": 3.6,
+    "q3f16_1": 3.6,
+    "q4f16_0": 4.5,
     "q4f16_1": 4.5,
+    "q4bf16_0": 4.5,
+    "q4bf16_1": 4.5,
     "q4f32_1": 5.0,
     "q0f16": 16.0,
+    "q0bf16": 16.0,
     "q0f32": 32.0,
-    "q3_k_m": 3.9,
-    "q4_0": 4.6,
+    "q2_k": 3.2,
+    "q3_k_s": 3.7,
+    "q3_k_m": 4.0,
+    "q3_k_l": 4.3,
+    "q4_0": 4.7,
     "q4_1": 5.1,
-    "iq4_nl": 4.6,
+    "iq4_xs": 4.5,
+    "iq4_nl": 4.7,
     "q4_k_s": 4.7,
     "q4_k_m": 4.9,
+    "q5_k_s": 5.6,
     "q5_k_m": 5.7,
     "q6_k": 6.6,
     "q8_0": 8.5,
+    "mxfp4": 5.3,  # gpt-oss-20b: the experts in 4.25 bits, the rest in 16 (docs/models.md)
     "f16": 16.0,
     "bf16": 16.0,
     "f32": 32.0,
 }
 
-# a fit to nine published rows of Orin Nano and AGX Orin, see docs/selection.md
-_BANDWIDTH_SHARE = 0.96
-_S_PER_LAYER = 0.28e-3
+# A registry's memory_requirement is what must be available, of which at least this much is kept back.
+_LEAST_RESERVE_BYTES = 512 * _MIB
+
+# MLC on a Jetson's GPU: a fit to fifteen published rows of three boards (docs/selection.md). What is
+# not reading weights is proportional to the layers, and shrinks with the power mode as reading does.
+_GPU_SHARE = 0.91
+_GPU_BYTES_PER_LAYER = 19 * _MB
+
+
+class _Cpu(NamedTuple):
+    """How fast an engine on a CPU goes through weights: share of the bandwidth, bytes/s of one core."""
+
+    share: float
+    bytes_per_s_core: float
+
+
+# Measured with SmolLM2-135M on two x86 cores and 21.4 GB/s; on another processor an extrapolation.
+_CPU = {"llamacpp": _Cpu(0.25, 2.7e9), "transformers": _Cpu(0.44, 4.7e9)}
+_CPU_Q4_0 = _Cpu(0.32, 3.4e9)  # repacked for the processor's vector units
 
 
 @dataclass(frozen=True)
@@ -68,6 +100,7 @@ class MemoryEstimate:
     Args:
         prompt_cache_bytes: KV caches of earlier prompts. They fill over time, up to their limit, so
             an observation soon after loading lacks them.
+        later_bytes: the part of *total_bytes* that is taken with use and not by loading.
     """
 
     weights_bytes: int | None
@@ -76,23 +109,66 @@ class MemoryEstimate:
     overhead_bytes: int | None
     prompt_cache_bytes: int
     total_bytes: int
+    later_bytes: int | None = None
 
 
 @dataclass(frozen=True)
-class _Shape:
-    """The numbers of a model that size its caches and buffers."""
+class MemoryFormula:
+    """The memory of a variant as a function of its context, for all slots together.
 
-    layers: int
-    kv_heads: int
-    head_dim: int
-    hidden_size: int
-    vocab_size: int
-    window_tokens: int | None  # of the sliding layers
-    sliding_layers: int
+    Args:
+        sliding: bytes per token, and the tokens after which they grow no more, of each cache of the
+            sliding layers.
+        checkpoints: the same for the copies of the sliding layers' cache, which prompts leave.
+        slot_workspace_bytes: the part of the workspace that slots take when they are first used.
+        allocates_late: whether all but weights and overhead is taken with use.
+    """
 
-    @property
-    def kv_values_per_token_layer(self) -> int:
-        return 2 * self.kv_heads * self.head_dim  # K and V
+    weights_bytes: int
+    overhead_bytes: int
+    prompt_cache_bytes: int
+    workspace_bytes: int
+    workspace_bytes_per_token: int
+    kv_bytes_per_token: float
+    sliding: tuple[tuple[int, int], ...] = ()
+    checkpoints: tuple[int, int] = (0, 0)
+    slot_workspace_bytes: int = 0
+    allocates_late: bool = False
+
+    def total_bytes(self, context_tokens: int) -> int:
+        """Return the bytes that are held at a context; never less at a longer one."""
+        growing = self.workspace_bytes_per_token * context_tokens
+        return self._fixed_bytes + growing + self.kv_cache_bytes(context_tokens)
+
+    def kv_cache_bytes(self, context_tokens: int) -> int:
+        """Return the bytes of the full KV cache of all slots."""
+        kv = round(self.kv_bytes_per_token * context_tokens)
+        for size, most in (*self.sliding, self.checkpoints) if self.sliding else ():
+            kv += size * min(context_tokens, most)
+        return kv
+
+    def later_bytes(self, context_tokens: int) -> int:
+        """Return the bytes that are taken with use and not by loading."""
+        if self.allocates_late:
+            return self.total_bytes(context_tokens) - self.weights_bytes - self.overhead_bytes
+        size, most = self.checkpoints
+        return self.prompt_cache_bytes + self.slot_workspace_bytes + size * min(context_tokens, most)
+
+    def at(self, context_tokens: int) -> MemoryEstimate:
+        """Return the parts at a context."""
+        return MemoryEstimate(
+            self.weights_bytes,
+            self.kv_cache_bytes(context_tokens),
+            self.workspace_bytes + self.workspace_bytes_per_token * context_tokens,
+            self.overhead_bytes,
+            self.prompt_cache_bytes,
+            self.total_bytes(context_tokens),
+            self.later_bytes(context_tokens),
+        )
+
+    @cached_property
+    def _fixed_bytes(self) -> int:
+        return self.weights_bytes + self.overhead_bytes + self.prompt_cache_bytes + self.workspace_bytes
 
 
 def estimate_memory(
@@ -112,17 +188,47 @@ def estimate_memory(
         prompt_cache_bytes: limit of the cache of earlier prompts; only llamacpp has one.
         weights_bytes: the size on disk where the weights are on this machine.
     """
-    shape = _shape(spec)
-    weights = _weights_in_memory(spec, variant, weights_bytes)
-    cache = prompt_cache_bytes if variant.backend == "llamacpp" else 0
-    if shape is None or weights is None:
-        declared = round(spec.memory_requirement * _MB)
-        return MemoryEstimate(None, None, None, None, cache, max(declared, weights or 0) + cache)
-    parts = {"llamacpp": _llamacpp, "mlc": _mlc, "transformers": _transformers}[variant.backend]
-    kv, workspace, overhead = parts(shape, context_tokens, slots, prefill_batch_tokens)
-    return MemoryEstimate(
-        weights, kv, workspace, overhead, cache, weights + kv + workspace + overhead + cache
+    formula = memory_formula(
+        spec,
+        variant,
+        slots=slots,
+        prompt_cache_bytes=prompt_cache_bytes,
+        weights_bytes=weights_bytes,
+        prefill_batch_tokens=prefill_batch_tokens,
     )
+    if formula is not None:
+        return formula.at(context_tokens)
+    cache = prompt_cache_bytes if variant.backend == "llamacpp" else 0
+    total = declared_memory_bytes(spec, variant, weights_bytes) + cache
+    return MemoryEstimate(None, None, None, None, cache, total)
+
+
+def memory_formula(
+    spec: ModelSpec,
+    variant: Variant,
+    *,
+    slots: int,
+    prompt_cache_bytes: int,
+    weights_bytes: int | None,
+    prefill_batch_tokens: int = 128,
+) -> MemoryFormula | None:
+    """Return the formula of `estimate_memory`; ``None`` where a shape number or the weights are unknown."""
+    shape = _shape(spec)
+    weights = weights_in_memory(spec, variant, weights_bytes)
+    if shape is None or weights is None:
+        return None
+    formula = {"llamacpp": _llamacpp, "mlc": _mlc, "transformers": _transformers}[variant.backend]
+    cache = prompt_cache_bytes if variant.backend == "llamacpp" else 0
+    return formula(shape, weights, cache, slots, prefill_batch_tokens)
+
+
+def declared_memory_bytes(spec: ModelSpec, variant: Variant, weights_bytes: int | None) -> int:
+    """Return what the entry's own words amount to: `memory_requirement` less the least reserve.
+
+    It is never less than the weights, or half a byte per parameter where their size is unknown.
+    """
+    weights = weights_in_memory(spec, variant, weights_bytes) or spec.parameter_count // 2
+    return max(weights, round(spec.memory_requirement * _MB) - _LEAST_RESERVE_BYTES)
 
 
 def estimate_decode_tokens_per_s(
@@ -130,17 +236,24 @@ def estimate_decode_tokens_per_s(
     variant: Variant,
     bandwidth_bytes_per_s: float | None,
     *,
+    cpu_cores: int | None = None,
     weights_bytes: int | None = None,
 ) -> float | None:
-    """Predict decode speed at batch 1: every token reads all weights once and launches every layer.
+    """Predict decode speed at batch 1, where every token reads all weights once, or its experts' share.
 
-    ``None`` when the bandwidth, the layers or the size of the weights is unknown.
+    ``None`` when the size of the weights is unknown; for MLC also without the bandwidth or the number
+    of layers, for the others with neither bandwidth nor cores.
     """
-    weights = _weights_in_memory(spec, variant, weights_bytes)
-    if bandwidth_bytes_per_s is None or spec.layers is None or weights is None:
+    weights = weights_in_memory(spec, variant, weights_bytes)
+    if weights is None:
         return None
-    s_per_token = weights / (_BANDWIDTH_SHARE * bandwidth_bytes_per_s) + spec.layers * _S_PER_LAYER
-    return 1 / s_per_token
+    read = weights * spec.active_share
+    if variant.backend != "mlc":
+        bytes_per_s = _cpu_bytes_per_s(variant, bandwidth_bytes_per_s, cpu_cores)
+        return None if bytes_per_s is None else bytes_per_s / read
+    if spec.layers is None or bandwidth_bytes_per_s is None:
+        return None
+    return _GPU_SHARE * bandwidth_bytes_per_s / (read + spec.layers * _GPU_BYTES_PER_LAYER)
 
 
 def source_bytes(spec: ModelSpec, variant: Variant) -> int | None:
@@ -148,10 +261,29 @@ def source_bytes(spec: ModelSpec, variant: Variant) -> int | None:
     return _declared_bytes(variant) or _quantized_bytes(spec, variant)
 
 
+def weights_in_memory(spec: ModelSpec, variant: Variant, on_disk_bytes: int | None) -> int | None:
+    """Return the bytes of the weights once loaded; ``None`` where nothing tells them."""
+    if variant.backend == "transformers":
+        return spec.parameter_count * 4  # f32 on a CPU, whatever the checkpoint's own type
+    return on_disk_bytes or source_bytes(spec, variant)
+
+
+def _cpu_bytes_per_s(
+    variant: Variant, bandwidth_bytes_per_s: float | None, cores: int | None
+) -> float | None:
+    is_q4_0 = variant.backend == "llamacpp" and (variant.quantization or "").lower() == "q4_0"
+    cpu = _CPU_Q4_0 if is_q4_0 else _CPU[variant.backend]
+    limits = [
+        None if bandwidth_bytes_per_s is None else cpu.share * bandwidth_bytes_per_s,
+        None if cores is None else cpu.bytes_per_s_core * cores,
+    ]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def _declared_bytes(variant: Variant) -> int | None:
     source = variant.source
     if isinstance(source, HubSource):
-        sizes = [file.bytes for file in source.files]
+        sizes = [file.bytes for file in variant.files]
         return sum(size or 0 for size in sizes) if sizes and all(sizes) else None
     return source.bytes if source is not None else None
 
@@ -161,10 +293,22 @@ def _quantized_bytes(spec: ModelSpec, variant: Variant) -> int | None:
     return None if bits is None else round(spec.parameter_count * bits / 8)
 
 
-def _weights_in_memory(spec: ModelSpec, variant: Variant, on_disk_bytes: int | None) -> int | None:
-    if variant.backend == "transformers":
-        return spec.parameter_count * 4  # f32 on a CPU, whatever the checkpoint's own type
-    return on_disk_bytes or source_bytes(spec, variant)
+@dataclass(frozen=True)
+class _Shape:
+    """The numbers of a model that size its caches and buffers."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    hidden_size: int
+    vocab_size: int
+    window_tokens: int | None  # of the sliding layers
+    sliding_layers: int
+
+    @property
+    def kv_values_per_token_layer(self) -> int:
+        return 2 * self.kv_heads * self.head_dim  # K and V
 
 
 def _shape(spec: ModelSpec) -> _Shape | None:
@@ -172,8 +316,10 @@ def _shape(spec: ModelSpec) -> _Shape | None:
     if None in numbers:
         return None
     layers, kv_heads, head_dim, hidden_size, vocab_size = (number or 0 for number in numbers)
+    # Twice hidden / head_dim bounds the families with wide heads (Gemma 3, Qwen3).
+    heads = spec.heads or max(kv_heads, 2 * hidden_size // head_dim)
     window, sliding = _sliding(spec.architecture, layers, hidden_size)
-    return _Shape(layers, kv_heads, head_dim, hidden_size, vocab_size, window, sliding)
+    return _Shape(layers, heads, kv_heads, head_dim, hidden_size, vocab_size, window, sliding)
 
 
 def _sliding(architecture: str | None, layers: int, hidden_size: int) -> tuple[int | None, int]:
@@ -184,41 +330,59 @@ def _sliding(architecture: str | None, layers: int, hidden_size: int) -> tuple[i
     return None, 0
 
 
-def _llamacpp(shape: _Shape, context: int, slots: int, batch: int) -> tuple[int, int, int]:
-    local_cells = checkpoint_cells = 0
+def _llamacpp(shape: _Shape, weights: int, cache: int, slots: int, batch: int) -> MemoryFormula:
+    per_token_layer = shape.kv_values_per_token_layer * 2 * slots  # f16; n_ctx is the total over the slots
+    sliding: tuple[tuple[int, int], ...] = ()
+    checkpoints = (0, 0)
     if shape.window_tokens is not None:
-        local_cells = min(context, _rounded_up(shape.window_tokens + batch, _LLAMACPP_CELLS))
-        checkpoint_cells = LLAMACPP_CHECKPOINTS * min(context, shape.window_tokens)
-    cells = (shape.layers - shape.sliding_layers) * context
-    cells += shape.sliding_layers * (local_cells + checkpoint_cells)
-    kv = shape.kv_values_per_token_layer * 2 * cells * slots  # f16; n_ctx is the total over the slots
-    workspace = (
-        shape.vocab_size * (_LLAMACPP_BYTES_PER_VOCAB + slots * _LLAMACPP_BYTES_PER_VOCAB_SLOT)
-        + batch * shape.hidden_size * _LLAMACPP_BYTES_PER_HIDDEN
-        + batch * context * 4  # the attention mask
+        cell = per_token_layer * shape.sliding_layers
+        cells = _rounded_up(shape.window_tokens + batch, _LLAMACPP_CELLS)
+        sliding = ((cell, cells),)
+        checkpoints = (cell * LLAMACPP_CHECKPOINTS, shape.window_tokens)
+    per_slot = shape.vocab_size * slots * _LLAMACPP_BYTES_PER_VOCAB_SLOT
+    return MemoryFormula(
+        weights,
+        _LLAMACPP_OVERHEAD_BYTES,
+        cache,
+        workspace_bytes=shape.vocab_size * _LLAMACPP_BYTES_PER_VOCAB
+        + per_slot
+        + batch * shape.hidden_size * _LLAMACPP_BYTES_PER_HIDDEN,
+        workspace_bytes_per_token=batch * 4,  # the attention mask
+        kv_bytes_per_token=per_token_layer * (shape.layers - shape.sliding_layers),
+        sliding=sliding,
+        checkpoints=checkpoints,
+        slot_workspace_bytes=per_slot,
     )
-    return kv, workspace, _LLAMACPP_OVERHEAD_BYTES
 
 
-def _mlc(shape: _Shape, context: int, slots: int, chunk: int) -> tuple[int, int, int]:
+def _mlc(shape: _Shape, weights: int, cache: int, slots: int, chunk: int) -> MemoryFormula:
     # mlc_llm's own accounting, as read in its source; f16 K and V are assumed even for f32 models
-    kv = round(context * slots * (shape.kv_values_per_token_layer * 2 * shape.layers + 1.25))
-    # The registry has no count of query heads. Twice hidden / head_dim bounds the families with
-    # wide heads (Gemma 3, Qwen3); the terms are small.
-    heads = max(shape.kv_heads, 2 * shape.hidden_size // shape.head_dim)
-    aux = (slots + 1) * 88 + chunk * (heads + 1) * 8
-    aux += chunk * shape.head_dim * (heads + shape.kv_heads) * 4 + _MLC_AUX_BYTES
+    aux = (slots + 1) * 88 + chunk * (shape.heads + 1) * 8 + _MLC_AUX_BYTES
+    aux += chunk * shape.head_dim * (shape.heads + shape.kv_heads) * 4
     work = chunk * 4 + slots * 4 + (2 * chunk + slots) * shape.hidden_size * 2
     logits = slots * 20 + round(slots * shape.vocab_size * 16.125)
     largest_temporary = chunk * shape.hidden_size * 8 * 2  # gate and up projections of the MLP, f16
-    return kv, aux + work + logits + 2 * largest_temporary, _MLC_OVERHEAD_BYTES
+    return MemoryFormula(
+        weights,
+        _MLC_OVERHEAD_BYTES,
+        cache,
+        workspace_bytes=aux + work + logits + 2 * largest_temporary,
+        workspace_bytes_per_token=0,
+        kv_bytes_per_token=slots * (shape.kv_values_per_token_layer * 2 * shape.layers + 1.25),
+    )
 
 
-def _transformers(shape: _Shape, context: int, slots: int, _batch: int) -> tuple[int, int, int]:
-    kv = shape.kv_values_per_token_layer * 4 * shape.layers * context * slots
-    workspace = context * shape.hidden_size * _TRANSFORMERS_BYTES_PER_HIDDEN  # it prefills a prompt whole
-    workspace += slots * shape.vocab_size * 16
-    return kv, workspace, _TRANSFORMERS_OVERHEAD_BYTES
+def _transformers(shape: _Shape, weights: int, cache: int, slots: int, _batch: int) -> MemoryFormula:
+    return MemoryFormula(
+        weights,
+        _TRANSFORMERS_OVERHEAD_BYTES,
+        cache,
+        workspace_bytes=slots * shape.vocab_size * 16,
+        # it prefills a prompt whole
+        workspace_bytes_per_token=shape.hidden_size * _TRANSFORMERS_BYTES_PER_HIDDEN,
+        kv_bytes_per_token=shape.kv_values_per_token_layer * 4 * shape.layers * slots,
+        allocates_late=True,
+    )
 
 
 def _rounded_up(value: int, multiple: int) -> int:

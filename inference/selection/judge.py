@@ -1,21 +1,21 @@
-"""The judgement: one candidate, its numbers, and what speaks against it."""
+"""The judgement: what one request meets, and what speaks against a candidate."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
 
-from inference.registry.spec import ModelSpec, Status, Variant
-from inference.selection.estimate import estimate_decode_tokens_per_s, estimate_memory
+from inference.registry.spec import ModelSpec
+from inference.selection.sheet import LEAST_CONTEXT_TOKENS, Row
 from inference.selection.tasks import Task
 from inference.selection.world import Resident, World
 
-LEAST_CONTEXT_TOKENS = 512
 _MB = 10**6
 
 # Other words for a task that registries use.
 _SYNONYMS = {
     "chat": "conversation",
+    "chatbot": "conversation",
     "dialogue": "conversation",
     "conversational": "conversation",
     "code_generation": "code",
@@ -26,6 +26,7 @@ _SYNONYMS = {
 _GENERALIST = frozenset({"text_generation", "conversation"})
 _NEVER_TEXT = frozenset({"embedding"})
 _EXACT_ONLY = frozenset({Task.EMBEDDING, Task.VISION})
+_CONTINUED = _EXACT_ONLY | {Task.TEXT_GENERATION, Task.CREATIVE_WRITING}
 
 
 class Obstacle(Enum):
@@ -34,154 +35,147 @@ class Obstacle(Enum):
     TASK = "task"
     BACKEND = "backend"
     INCOMPATIBLE = "incompatible"
-    NOT_PULLED = "not pulled"
+    CONTEXT = "context"
+    THRESHOLD = "threshold"
     MEMORY = "memory"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks of the selector; *named* when it names a model, *chat* when it has turns."""
+    """What a request asks of the selector.
+
+    Args:
+        named: whether it names a model.
+        chat: whether it has turns.
+        context_tokens: what it needs; ``None`` when the setting's context will do, or a shorter one.
+    """
 
     task: Task
     speed: str
     named: bool
     chat: bool = False
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A candidate with all that ranks it; *obstacle* and *why* are ``None`` when it can be chosen."""
-
-    model: str
-    variant_name: str
-    spec: ModelSpec
-    variant: Variant
-    order: int
-    task_fit: int
-    context_tokens: int
-    memory_bytes: int
-    weights_bytes: int | None
-    tokens_per_s: float | None
-    resident: bool
-    incompatible: str | None
-    obstacle: Obstacle | None
-    why: str | None
+    context_tokens: int | None = None
 
     @property
-    def key(self) -> str:
-        """The candidate's name, as a reader knows it."""
-        return f"{self.model}/{self.variant_name}"
+    def instructs(self) -> bool:
+        """Whether it wants more than a text continued, which is all that a base model does."""
+        return self.chat or self.task not in _CONTINUED
 
 
 class Judge:
-    """Judges the candidates of one world for one request."""
+    """Judges candidates for one request, by the memory and the workers of this moment."""
 
     def __init__(self, world: World, asked: Asked) -> None:
         self.room_bytes = world.room_bytes()
-        self._world = world
+        self.available_mb = _available_mb(world)
+        self._room = float("inf") if self.room_bytes is None else self.room_bytes
         self._asked = asked
-        self._joinable = world.joinable()
-        self._available_mb = _available_mb(world)
+        self._loaded = world.joinable()
 
-    def judge(self, model: str, spec: ModelSpec, variant_name: str, variant: Variant, order: int) -> Judged:
-        """Look at one variant from every side."""
-        world, key = self._world, (model, variant_name)
-        resident = self._joinable.get(key)
-        fit = task_fit(spec, self._asked.task)
-        context, memory, weights = self._memory(spec, variant, key, resident)
-        incompatible = _incompatible(world, key, spec)
-        obstacle, why = self._obstacle(spec, variant, key, fit, incompatible)
-        if obstacle is None and resident is None:
-            obstacle, why = self._lack_of_memory(spec, context, memory)
-        return Judged(
-            model=model,
-            variant_name=variant_name,
-            spec=spec,
-            variant=variant,
-            order=order,
-            task_fit=fit,
-            context_tokens=context,
-            memory_bytes=memory,
-            weights_bytes=weights,
-            tokens_per_s=estimate_decode_tokens_per_s(
-                spec, variant, world.bandwidth_bytes_per_s, weights_bytes=world.weights_bytes.get(key)
+    def resident(self, row: Row) -> Resident | None:
+        """Return the worker that *row* could use."""
+        return self._loaded.get(row.key) if self._loaded else None
+
+    def closed(self, row: Row) -> Obstacle | None:
+        """Return what speaks against *row* whatever is free and loaded now."""
+        if not self._asked.named and not _serves(row.spec, self._asked.task):
+            return Obstacle.TASK
+        if row.unusable is not None:
+            return Obstacle.BACKEND
+        if not self._asked.named and row.incompatible is not None:
+            return Obstacle.INCOMPATIBLE
+        return None
+
+    def lacks(self, row: Row) -> Obstacle | None:
+        """Return what speaks against *row* now, although it is not `closed`."""
+        resident, needed = self.resident(row), self._asked.context_tokens
+        if needed is not None and (most := self._most_tokens(row, resident)) is not None and most < needed:
+            return Obstacle.CONTEXT
+        if resident is not None:
+            return None
+        if self._is_below_threshold(row):
+            return Obstacle.THRESHOLD
+        return None if self._fits(row, needed) else Obstacle.MEMORY
+
+    def size(self, row: Row) -> tuple[int, int]:
+        """Return context and memory: on the first rung of the ladder that fits, else on the last."""
+        resident = self.resident(row)
+        if resident is not None:
+            return resident.context_tokens or row.wanted_tokens, resident.memory_bytes
+        context, least = self._contexts(row)
+        while (needed := row.bytes_at(context)) > self._room and context > least:
+            context = max(least, context // 2)
+        return context, needed
+
+    def is_shortened(self, row: Row) -> bool:
+        """Whether *row* fits, if at all, with less context than is wanted."""
+        return self.resident(row) is None and row.full_bytes > self._room
+
+    def wanted_tokens(self, row: Row) -> int:
+        """Return the context that *row* has when memory suffices."""
+        return self._contexts(row)[0]
+
+    def why(self, row: Row, obstacle: Obstacle) -> str:
+        """Return *obstacle* in words."""
+        context, memory = self.size(row)
+        room = gib(self.room_bytes or 0)
+        return {
+            Obstacle.TASK: lambda: f"does not serve {self._asked.task.value}",
+            Obstacle.BACKEND: lambda: str(row.unusable),
+            Obstacle.INCOMPATIBLE: lambda: f"incompatible: {row.incompatible}",
+            Obstacle.CONTEXT: lambda: self._why_too_short(row),
+            Obstacle.THRESHOLD: lambda: (
+                f"is chosen from {row.min_available_mb:.0f} MB of available memory;"
+                f" {self.available_mb:.0f} MB are"
             ),
-            resident=resident is not None,
-            incompatible=incompatible,
-            obstacle=obstacle,
-            why=why,
-        )
+            Obstacle.MEMORY: lambda: (
+                f"needs {gib(memory)} at {context} tokens of context; {room} can be given"
+            ),
+        }[obstacle]()
 
-    def _obstacle(
-        self, spec: ModelSpec, variant: Variant, key: tuple[str, str], fit: int, incompatible: str | None
-    ) -> tuple[Obstacle | None, str | None]:
-        named = self._asked.named
-        if not named and not _serves(spec, self._asked.task, fit):
-            return Obstacle.TASK, f"does not serve {self._asked.task.value}"
-        if variant.backend not in self._world.backends:
-            return Obstacle.BACKEND, f"the {variant.backend} backend is not usable here"
-        if not named and incompatible is not None:
-            return Obstacle.INCOMPATIBLE, f"incompatible: {incompatible}"
-        if key not in self._world.weights_bytes:
-            return Obstacle.NOT_PULLED, f"its weights are not on this machine: jetllm pull {key[0]}"
-        return None, None
+    def _fits(self, row: Row, needed: int | None) -> bool:
+        # Most are decided by what is known of two contexts; the formula is asked for what lies between.
+        if row.full_bytes <= self._room and (needed is None or needed <= row.wanted_tokens):
+            return True
+        if row.least_bytes > self._room:
+            return False
+        return needed is None or row.bytes_at(needed) <= self._room
 
-    def _lack_of_memory(
-        self, spec: ModelSpec, context: int, memory: int
-    ) -> tuple[Obstacle | None, str | None]:
-        wanted, available = spec.min_available_memory, self._available_mb
-        if not self._asked.named and wanted is not None and available is not None and available < wanted:
-            why = f"is chosen from {wanted:.0f} MB of available memory; {available:.0f} MB are"
-            return Obstacle.MEMORY, why
-        if self.room_bytes is not None and memory > self.room_bytes:
-            why = f"needs {gib(memory)} at {context} tokens of context; {gib(self.room_bytes)} can be given"
-            return Obstacle.MEMORY, why
-        return None, None
+    def _why_too_short(self, row: Row) -> str:
+        resident = self.resident(row)
+        has = "can have" if resident is None else "is loaded with"
+        most = self._most_tokens(row, resident)
+        return f"{has} {most} tokens of context; {self._asked.context_tokens} are needed"
 
-    def _memory(
-        self, spec: ModelSpec, variant: Variant, key: tuple[str, str], resident: Resident | None
-    ) -> tuple[int, int, int | None]:
-        """Return context, memory and weights on the first rung of the ladder that fits, else on the last."""
-        context = wanted_context(self._world, spec, variant)
-        while True:
-            weights, memory = self._estimate(spec, variant, key, context)
-            if resident is not None:
-                return resident.context_tokens or context, resident.memory_bytes, weights
-            fits = self.room_bytes is None or memory <= self.room_bytes
-            if fits or context <= LEAST_CONTEXT_TOKENS or key not in self._world.weights_bytes:
-                return context, memory, weights
-            context = max(LEAST_CONTEXT_TOKENS, context // 2)
+    def _most_tokens(self, row: Row, resident: Resident | None) -> int | None:
+        return row.limit_tokens if resident is None else resident.context_tokens
 
-    def _estimate(
-        self, spec: ModelSpec, variant: Variant, key: tuple[str, str], context: int
-    ) -> tuple[int | None, int]:
-        world = self._world
-        estimate = estimate_memory(
-            spec,
-            variant,
-            context_tokens=context,
-            slots=world.slots,
-            prompt_cache_bytes=world.prompt_cache_bytes,
-            weights_bytes=world.weights_bytes.get(key),
-            prefill_batch_tokens=world.prefill_batch_tokens,
-        )
-        return estimate.weights_bytes or world.weights_bytes.get(key), estimate.total_bytes
+    def _contexts(self, row: Row) -> tuple[int, int]:
+        """Return the context that is wanted and the shortest one that will do."""
+        wanted, needed = row.wanted_tokens, self._asked.context_tokens
+        if needed is None:
+            return wanted, min(wanted, LEAST_CONTEXT_TOKENS)
+        most = max(wanted, needed if row.limit_tokens is None else min(needed, row.limit_tokens))
+        return most, min(most, max(needed, LEAST_CONTEXT_TOKENS))
+
+    def _is_below_threshold(self, row: Row) -> bool:
+        if row.min_available_mb is None or self.available_mb is None or self._asked.named:
+            return False
+        return self.available_mb < row.min_available_mb
 
 
 def task_fit(spec: ModelSpec, task: Task) -> int:
-    """Return 2 when *spec* names the task, 1 when it is a generalist, 0 otherwise."""
+    """Return 2 when *spec* names the task, 1 when it is a generalist, 0 otherwise.
+
+    Who converses generates text, so both serve plain text generation fully.
+    """
     if task.value in spec.use_cases:
         return 2
     served = {_SYNONYMS.get(use, use) for use in spec.use_cases}
-    if task.value in served:
+    generalist = bool(served & _GENERALIST) and task not in _EXACT_ONLY
+    if task.value in served or (generalist and task is Task.TEXT_GENERATION):
         return 2
-    return 1 if served & _GENERALIST and task not in _EXACT_ONLY else 0
-
-
-def wanted_context(world: World, spec: ModelSpec, variant: Variant) -> int:
-    """Return the tokens a sequence should have: the setting, capped by the variant and the model."""
-    limits = (world.context_tokens, variant.context, spec.context_length)
-    return min(limit for limit in limits if limit is not None)
+    return 1 if generalist else 0
 
 
 def gib(size_bytes: int) -> str:
@@ -189,16 +183,10 @@ def gib(size_bytes: int) -> str:
     return f"{size_bytes / 2**30:.2f} GiB"
 
 
-def _serves(spec: ModelSpec, task: Task, fit: int) -> bool:
+def _serves(spec: ModelSpec, task: Task) -> bool:
     if task in _EXACT_ONLY:
-        return fit == 2
-    return fit > 0 or any(_SYNONYMS.get(use, use) not in _NEVER_TEXT for use in spec.use_cases)
-
-
-def _incompatible(world: World, key: tuple[str, str], spec: ModelSpec) -> str | None:
-    if spec.status is Status.INCOMPATIBLE:
-        return spec.issue or "its entry says so"
-    return world.incompatible.get(key)
+        return task_fit(spec, task) == 2
+    return any(_SYNONYMS.get(use, use) not in _NEVER_TEXT for use in spec.use_cases)
 
 
 def _available_mb(world: World) -> float | None:

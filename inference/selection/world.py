@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from inference.device.memory import Memory
+from inference.registry.evidence import Evidence, Key
 from inference.registry.registry import Registry
 from inference.registry.spec import ModelSpec, Variant
 from inference.selection.tasks import Task
@@ -25,6 +26,7 @@ class Resident:
         evictable: whether it may be made to leave; a worker that is only busy may, once it is idle.
         memory_bytes: observed once it is ready, predicted before.
         context_tokens: what it was loaded with.
+        to_come_bytes: what a loaded one may still take: an empty prompt cache stays promised.
     """
 
     model: str
@@ -33,6 +35,7 @@ class Resident:
     evictable: bool
     memory_bytes: int
     context_tokens: int | None = None
+    to_come_bytes: int = 0
 
     @property
     def joinable(self) -> bool:
@@ -46,17 +49,21 @@ class World:
 
     Args:
         backends: those usable here.
-        weights_bytes: size on disk by (model, variant), for the weights that are on this machine.
+        weights_bytes: size on disk by (model, variant), for the weights that are on this machine;
+            ``None`` for another machine, of which nothing is said to be pulled or not.
         memory: as it is read now: what loaded workers hold is not part of its budget.
         slots: sequences that a worker computes at once.
         context_tokens: wanted for each sequence; a variant's and a model's own limit cap it.
         container: whether this is the image of the MLC engine.
         incompatible: by (model, variant), why it does not run here.
+        evidence: by (model, variant), what was measured on a machine like this one.
+        variant_corrections: by (model, variant), bytes to add to the prediction, as loads showed here.
+        backend_corrections: the same by backend, for variants that were never loaded.
     """
 
     registry: Registry
     backends: frozenset[str]
-    weights_bytes: Mapping[tuple[str, str], int]
+    weights_bytes: Mapping[Key, int] | None
     memory: Memory
     residents: tuple[Resident, ...]
     bandwidth_bytes_per_s: float | None
@@ -64,10 +71,14 @@ class World:
     context_tokens: int
     prompt_cache_bytes: int
     container: bool
-    incompatible: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    incompatible: Mapping[Key, str] = field(default_factory=dict)
     prefill_batch_tokens: int = 128
+    cpu_cores: int | None = None
+    evidence: Mapping[Key, Evidence] = field(default_factory=dict)
+    variant_corrections: Mapping[Key, int] = field(default_factory=dict)
+    backend_corrections: Mapping[str, int] = field(default_factory=dict)
 
-    def joinable(self) -> dict[tuple[str, str], Resident]:
+    def joinable(self) -> dict[Key, Resident]:
         """Return the workers that new requests may go to, by (model, variant)."""
         return {(r.model, r.variant): r for r in self.residents if r.joinable}
 
@@ -76,14 +87,14 @@ class World:
 
         The kernel counts the pages of a mapped GGUF as available although its worker needs them: those
         of a worker that stays are not free, and those of one that leaves were free before. A worker that
-        stays and has not loaded yet still has to get all that it was promised.
+        stays still has to get what it was promised and has not taken yet.
         """
         gain = 0
         for resident in self.residents:
             leaves = resident.evictable or not resident.joinable or pinned_too
             held = resident.memory_bytes if resident.state in _HOLDING else 0
             mapped = min(held, self._mapped_bytes(resident))
-            promised = resident.memory_bytes - held
+            promised = resident.memory_bytes - held + resident.to_come_bytes
             gain += held - mapped if leaves else -mapped - promised
         return gain
 
@@ -97,7 +108,7 @@ class World:
         variant = spec.variants.get(resident.variant) if spec is not None else None
         if variant is None or variant.backend != "llamacpp":
             return 0
-        return self.weights_bytes.get((resident.model, resident.variant), 0)
+        return (self.weights_bytes or {}).get((resident.model, resident.variant), 0)
 
 
 @dataclass(frozen=True)
@@ -105,10 +116,14 @@ class Candidate:
     """A variant that was looked at, its numbers, and why it was or was not chosen.
 
     Args:
-        memory_bytes: predicted at *context_tokens*, or observed where it is loaded.
-        tokens_per_s: predicted decode speed; ``None`` where it is unknown.
-        quality: measured, 0 to 1; ``None`` where nobody measured it.
+        memory_bytes: what it holds at *context_tokens*.
+        memory_source: "measured", "predicted" by the formula, or "declared" by its entry.
+        tokens_per_s: decode speed; ``None`` where it is unknown.
+        tokens_per_s_source: "measured" or "predicted".
+        quality: 0 to 1; ``None`` where nobody measured it.
+        quality_source: "measured" here, or "declared" by its entry.
         task_fit: 2 serves the task, 1 serves it as a generalist, 0 does not claim to.
+        pulled: whether its weights are here; ``None`` for another machine.
         verdict: "chosen", "lost" (to the chosen one) or "rejected" (could not be chosen).
     """
 
@@ -117,9 +132,14 @@ class Candidate:
     backend: str
     context_tokens: int
     memory_bytes: int
+    memory_source: str
     tokens_per_s: float | None
+    tokens_per_s_source: str | None
     quality: float | None
+    quality_source: str | None
+    parameters: str
     task_fit: int
+    pulled: bool | None
     resident: bool
     verdict: str
     reason: str
@@ -127,16 +147,30 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Selection:
-    """The variant that serves a request, and every candidate: the chosen one, the losers, the rejected."""
+    """The variant that serves a request, and why.
+
+    Args:
+        pulled: whether its weights are here; ``None`` for another machine.
+        pull_command: brings them, where they are not here.
+        explain: makes `candidates`; a service that only wants to load the model never calls it.
+    """
 
     model: str
     variant: str
     context_tokens: int
-    memory_bytes: int
     reason: str
     task: Task
     speed: str
-    candidates: tuple[Candidate, ...]
+    memory_bytes: int
+    tokens_per_s: float | None
+    pulled: bool | None
+    pull_command: str | None
+    explain: Callable[[], tuple[Candidate, ...]] = field(repr=False, compare=False)
+
+    @cached_property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Every candidate: the chosen one, the losers from the best to the worst, the rejected."""
+        return self.explain()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form; equal inputs give equal bytes."""
@@ -144,15 +178,20 @@ class Selection:
             "model": self.model,
             "variant": self.variant,
             "context_tokens": self.context_tokens,
-            "memory_bytes": self.memory_bytes,
             "reason": self.reason,
             "task": self.task.value,
             "speed": self.speed,
-            "candidates": [dataclasses.asdict(candidate) for candidate in self.candidates],
+            "memory_bytes": self.memory_bytes,
+            "tokens_per_s": self.tokens_per_s,
+            "pulled": self.pulled,
+            "candidates": [dict(vars(candidate)) for candidate in self.candidates],
         }
 
 
-_IMPLIED = {name: Variant(backend=name) for name in ("mlc", "transformers")}
+_IMPLIED = {
+    "mlc": Variant(backend="mlc", quantization="q4f16_1"),
+    "transformers": Variant(backend="transformers"),
+}
 
 
 def effective_variants(spec: ModelSpec, *, container: bool) -> dict[str, Variant]:

@@ -2,8 +2,8 @@
 
 The weights file is JSON: ``{"load": "ok" | "fail" | "hang" | "crash", "slots": 4}``. A prompt is a
 list of words, done in order: ``say:TEXT``, ``tokens:N``, ``wait:SECONDS`` (before each later
-token), ``prefill:N`` (N prefill chunks, one wait apart), and the ways to die or stall: ``segv``,
-``kill``, ``exit``, ``stop`` (SIGSTOP), ``hang``, ``garbage``, ``stray``,
+token), ``prefill:N`` (N prefill chunks, one wait apart), ``take:MIB`` (of memory, for good), and the
+ways to die or stall: ``segv``, ``kill``, ``exit``, ``stop`` (SIGSTOP), ``hang``, ``garbage``, ``stray``,
 ``flood``, ``grandchild``, ``raise``.
 """
 
@@ -36,6 +36,7 @@ class Backend:
         self.slots = script.get("slots", options.slots)
         self.context_tokens = options.context_tokens
         self.engine = "scripted 1"
+        self._taken: list[bytearray] = []
         _LOADS[script.get("load", "ok")]()
 
     def generate(self, request: GenerateRequest, cancelled: Callable[[], bool]) -> Iterator[Chunk]:
@@ -46,6 +47,8 @@ class Backend:
             verb, _, value = word.partition(":")
             if verb == "wait":
                 waiting_s = float(value)
+            elif verb == "take":
+                self._taken.append(bytearray(b"x") * (int(value) * 2**20))
             elif verb in ("say", "tokens", "prefill"):
                 for chunk in _chunks(verb, value):
                     if not _pause(waiting_s, cancelled):

@@ -1,0 +1,103 @@
+"""The choice: what a request asks of the selector, and the world that another machine would be."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from inference.device.detect import Device, detect
+from inference.device.images import backends_for, why_unfit
+from inference.device.memory import Memory, default_reserve_bytes, read_memory
+from inference.errors import InvalidRequestError
+from inference.generation import GenerateRequest
+from inference.registry import Registry
+from inference.selection.selector import World, effective_variants
+from inference.selection.tasks import Task, classify
+from inference.settings import Settings
+
+
+def arguments(
+    request: GenerateRequest, default_speed: str, context_tokens: int | None = None
+) -> dict[str, Any]:
+    """Return the arguments of `select` beside the world: what *request* names, and its task.
+
+    Raises:
+        InvalidRequestError: it names a task that there is not.
+    """
+    return {
+        "model": None if request.model in (None, "auto") else request.model,
+        "variant": request.variant,
+        "task": task_of(request),
+        "speed": request.speed or default_speed,
+        "chat": request.messages is not None,
+        "context_tokens": context_tokens,
+    }
+
+
+def task_of(request: GenerateRequest) -> Task:
+    """Return the task that *request* states, else the one that its text looks like."""
+    if request.task is None:
+        return classify(request.messages if request.messages is not None else request.prompt or "")
+    try:
+        return Task(request.task)
+    except ValueError:
+        known = ", ".join(task.value for task in Task)
+        raise InvalidRequestError(
+            f"task: expected one of {known}, got {request.task!r}", param="task"
+        ) from None
+
+
+def world_elsewhere(settings: Settings, registry: Registry, root: Path) -> World:
+    """Return what a selection would see on the machine whose file system is at *root*.
+
+    The engines are those of the image that fits it, whatever is installed here; nothing is loaded
+    there, and any weights can be brought.
+    """
+    device = detect(root)
+    backends = backends_for(device)
+    return World(
+        registry=registry,
+        backends=backends,
+        weights_bytes=None,
+        memory=read_memory(root, reserve_bytes=settings.memory_reserve_bytes),
+        residents=(),
+        bandwidth_bytes_per_s=device.bandwidth_bytes_per_s,
+        slots=settings.slots,
+        context_tokens=settings.context_tokens,
+        prompt_cache_bytes=settings.prompt_cache_bytes,
+        container="mlc" in backends,
+        incompatible=unfit(registry, device, container="mlc" in backends),
+        prefill_batch_tokens=settings.prefill_batch_tokens,
+        cpu_cores=device.cpu_cores,
+    )
+
+
+def with_available(world: World, available_bytes: int, settings: Settings) -> World:
+    """Return *world* as it would be with that much available memory and nothing loaded.
+
+    The reserve is that of a machine of this size: 6 % of a large machine would leave a small one nothing.
+    """
+    wanted = settings.memory_reserve_bytes
+    reserve_bytes = min(
+        world.memory.reserve_bytes, default_reserve_bytes(available_bytes) if wanted is None else wanted
+    )
+    memory = Memory(
+        total_bytes=world.memory.total_bytes,
+        available_bytes=available_bytes,
+        cgroup_headroom_bytes=None,
+        reserve_bytes=reserve_bytes,
+        budget_bytes=max(0, available_bytes - reserve_bytes),
+    )
+    return dataclasses.replace(world, memory=memory, residents=())
+
+
+def unfit(registry: Registry, device: Device, *, container: bool) -> dict[tuple[str, str], str]:
+    """Return the variants whose container does not run on *device*'s system, each with the reason."""
+    found = {}
+    for model, spec in registry.models.items():
+        why = why_unfit(spec.container, device.l4t) if spec.container and device.l4t else None
+        for name, variant in effective_variants(spec, container=container).items():
+            if why is not None and variant.backend == "mlc":
+                found[model, name] = why
+    return found
