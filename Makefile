@@ -14,13 +14,14 @@ TRANSFORMERS := .venv-transformers/test.stamp
 MAKE_VENV := scripts/make_venv.py
 COMMON := $(MAKE_VENV) pyproject.toml requirements/build.txt
 
-.PHONY: help serve test test-transformers test-310 run-310 check bench lock clean
+.PHONY: help serve test test-transformers test-310 run-310 check bench bench-memory lock clean
 
 help:
 	@echo "make serve              install, fetch $(MODEL), serve on 127.0.0.1:8080"
 	@echo "make test               everything the tests need, then the tests"
 	@echo "make check              ruff, mypy --strict, the architecture test"
-	@echo "make bench              the benchmark; results go into docs/bench-log.md by hand"
+	@echo "make bench              the benchmarks; results go into docs/bench-log.md by hand"
+	@echo "make bench-memory       the memory formula against real peaks, about 20 minutes"
 	@echo "make test-transformers  the reference engine's tests, in an environment with torch"
 	@echo "make test-310           the tests under Python 3.10, where there is one"
 	@echo "make lock               write requirements/*.txt anew; UPGRADE=--upgrade for new versions"
@@ -42,7 +43,13 @@ check: $(TEST)
 
 bench: $(TEST)
 	$(BIN)/jetllm pull $(TEST_MODELS)
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.selection
+	$(BIN)/python -m benchmarks.tasks
+
+bench-memory: $(TEST)
+	$(BIN)/jetllm pull $(TEST_MODELS)
+	$(BIN)/python -m benchmarks.memory
 
 test-transformers: $(TRANSFORMERS)
 	.venv-transformers/bin/python -m pytest -m transformers -rs

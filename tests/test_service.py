@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 
 from inference import InferenceEngine
+from inference.decisions import replay_all
 from inference.errors import (
     BackendTimeoutError,
+    DoesNotFitError,
     InvalidRequestError,
     ModelNotFoundError,
     ModelNotPulledError,
+    NoUsableBackendError,
     UnsafeArtifactError,
     WorkerCrashedError,
 )
@@ -98,6 +101,20 @@ def test_auto_chooses_a_model_that_is_here(make_service: Callable[..., Service])
     assert selection.model == MODEL
     assert "conversation" in selection.reason
     assert ask(service, "Hello", model="auto")
+
+
+def test_every_choice_is_logged_and_repeats(make_service: Callable[..., Service], tmp_path: Path) -> None:
+    """With `decision_log` a request leaves a line from which the same choice, or refusal, comes out."""
+    log = tmp_path / "log" / "decisions.jsonl"
+    service = make_service(decision_log=str(log))
+    ask(service, "Say hi", model="auto")
+    with pytest.raises(DoesNotFitError):
+        service.select(GenerateRequest(task="translation"), context_tokens=1_000_000)
+    with pytest.raises(NoUsableBackendError):
+        ask(service, "Say hi", variant="mlc-q4f16_1")
+    results = replay_all(log, load_settings({}))
+    assert [result["same"] for result in results] == [True] * len(results)
+    assert [result["recorded"] for result in results] == [f"{MODEL}/llamacpp-q4_1", "refused"]
 
 
 def test_a_chat_prefers_a_model_that_chats(make_service: Callable[..., Service], gemma_path: Path) -> None:

@@ -37,9 +37,9 @@ class Device:
     compute_capability: str | None
     l4t: str | None
     jetpack: str | None
-    arch: str
+    arch: str | None
     cpu_model: str | None
-    cpu_cores: int
+    cpu_cores: int | None
     memory_total_bytes: int | None
     bandwidth_bytes_per_s: float | None
     power_mode: str | None
@@ -140,6 +140,7 @@ _CONTAINER_CGROUP = re.compile(r"/(?:docker|kubepods|libpod|lxc|containerd)\b")
 
 def detect(root: Path = Path("/")) -> Device:
     """Describe the machine whose file system is at *root*; a missing or garbled file is survived."""
+    here = root == Path("/")  # of another machine the interpreter knows nothing
     memory_total_bytes = read_meminfo(root).get("MemTotal")
     compatible = _device_tree(root, "compatible")
     soc = _first(r"(tegra\d{3}x?)", compatible)
@@ -154,9 +155,9 @@ def detect(root: Path = Path("/")) -> Device:
         compute_capability=_COMPUTE_CAPABILITY.get(soc or ""),
         l4t=l4t,
         jetpack=_jetpack(l4t),
-        arch=_arch(cpu),
+        arch=_arch(cpu) or (platform.machine() if here else None),
         cpu_model=_cpu_model(cpu),
-        cpu_cores=sum(key == "processor" for key, _ in cpu) or os.cpu_count() or 1,
+        cpu_cores=sum(key == "processor" for key, _ in cpu) or (os.cpu_count() if here else None),
         memory_total_bytes=memory_total_bytes,
         bandwidth_bytes_per_s=_BOARDS[board].bandwidth(mode) if board else None,
         power_mode=mode,
@@ -236,11 +237,11 @@ def _cpu(root: Path) -> list[tuple[str, str]]:
     return [(key.strip(), value.strip()) for key, colon, value in lines if colon]
 
 
-def _arch(cpu: list[tuple[str, str]]) -> str:
+def _arch(cpu: list[tuple[str, str]]) -> str | None:
     keys = {key for key, _ in cpu}
     if "CPU implementer" in keys:
         return "aarch64"
-    return "x86_64" if "vendor_id" in keys else platform.machine()
+    return "x86_64" if "vendor_id" in keys else None
 
 
 def _cpu_model(cpu: list[tuple[str, str]]) -> str | None:

@@ -111,7 +111,7 @@ def _reason(asked: Asked, judge: Judge, winner: Row) -> str:
         0: f"nothing is made for {task}",
     }[task_fit(winner.spec, asked.task)]
     context, memory_bytes = judge.size(winner)
-    size = gib(memory_bytes) if room_bytes is None else f"{gib(memory_bytes)} of {gib(room_bytes)}"
+    size = f"{gib(memory_bytes)} of {'unknown memory' if room_bytes is None else gib(room_bytes)}"
     loaded = judge.resident(winner) is not None
     parts = [
         f"{winner.name}: {'named by the request' if asked.named else f'{fit}, {asked.speed}'}",
