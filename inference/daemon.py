@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import inference
 from inference.api.app import create_app
 from inference.api.server import serve
+from inference.artifacts.files import sweep_temporaries
 from inference.console import loading_bar, print_note
 from inference.instance import InstanceLock
 from inference.registry_watch import RegistryWatch
@@ -33,6 +34,7 @@ def run_daemon(settings: Settings) -> None:
         ending.enter_context(_on_hangup(watch))
         lock = InstanceLock(settings.state_path)
         ending.callback(lock.close)
+        sweep_temporaries(settings.state_path)
         service = build_service(settings)
         ending.callback(service.close)
         watch.start(service.reload_registry)

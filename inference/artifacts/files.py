@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 TEMPORARY_PREFIX = ".tmp-"
 BLOCK_BYTES = 2**20
+_ABANDONED_S = 3600.0
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -29,6 +31,14 @@ def write_atomic(path: Path, data: bytes) -> None:
         remove(Path(temporary))
         raise
     fsync(path.parent)
+
+
+def sweep_temporaries(directory: Path) -> None:
+    """Remove what writes that a power cut ended have left; what is younger than an hour may be at work."""
+    with suppress(OSError):
+        for path in directory.glob(f"{TEMPORARY_PREFIX}*"):
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink()
 
 
 def fsync(path: Path) -> None:

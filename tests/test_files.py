@@ -1,0 +1,26 @@
+"""File operations: what an ended write leaves is removed, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from inference.artifacts.files import TEMPORARY_PREFIX, sweep_temporaries
+
+
+def test_only_abandoned_temporaries_are_swept(tmp_path: Path) -> None:
+    """A temporary of yesterday goes; one that may still be written, and every other file, stays."""
+    yesterday = time.time() - 86_400
+    old, young, other = (tmp_path / name for name in (f"{TEMPORARY_PREFIX}a", f"{TEMPORARY_PREFIX}b", "c"))
+    for path in (old, young, other):
+        path.write_text("x")
+    os.utime(old, (yesterday, yesterday))
+    os.utime(other, (yesterday, yesterday))
+    sweep_temporaries(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [young, other]
+
+
+def test_a_directory_that_is_not_there_is_swept_in_silence(tmp_path: Path) -> None:
+    """The first start has no state yet."""
+    sweep_temporaries(tmp_path / "none")
