@@ -50,7 +50,8 @@ def main() -> None:
 def weights(model: str) -> Path:
     """Where the model's GGUF is."""
     settings = load_settings()
-    variant = next(iter(load_registry(settings.registry_path).models[model].variants.values()))
+    variants = load_registry(settings.registry_path).models[model].variants.values()
+    variant = next(variant for variant in variants if variant.backend == "llamacpp")
     path = Store(settings.cache_path).path_of(model, variant)
     if path is None:
         raise SystemExit(f"first: jetllm pull {model}")

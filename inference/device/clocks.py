@@ -34,8 +34,9 @@ class Clocks:
     cpu: tuple[CpuClock, ...] | None
 
 
-def read_clocks(root: Path = Path("/")) -> Clocks:
+def read_clocks(root: Path | str = "/") -> Clocks:
     """Read the memory's clock and the processor's."""
+    root = Path(root)
     policies = entries(root / "sys/devices/system/cpu/cpufreq", r"^policy[0-9]{1,6}$")
     return Clocks(
         memory_hz=_first(root, [rate for rate, _ in _MEMORY]),

@@ -10,8 +10,9 @@ from inference.device.memory import Memory, read_memory
 from inference.device.telemetry import Telemetry, read_telemetry
 
 
-def describe(root: Path = Path("/"), reserve_bytes: int | None = None) -> dict[str, Any]:
+def describe(root: Path | str = "/", reserve_bytes: int | None = None) -> dict[str, Any]:
     """Return the JSON form of the machine whose file system is at *root*."""
+    root = Path(root)
     return description(detect(root), read_memory(root, reserve_bytes), read_telemetry(root))
 
 

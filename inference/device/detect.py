@@ -138,8 +138,9 @@ _ARM_CORES = {
 _CONTAINER_CGROUP = re.compile(r"/(?:docker|kubepods|libpod|lxc|containerd)\b")
 
 
-def detect(root: Path = Path("/")) -> Device:
+def detect(root: Path | str = "/") -> Device:
     """Describe the machine whose file system is at *root*; a missing or garbled file is survived."""
+    root = Path(root)
     here = root == Path("/")  # of another machine the interpreter knows nothing
     memory_total_bytes = read_meminfo(root).get("MemTotal")
     compatible = _device_tree(root, "compatible")

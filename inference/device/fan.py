@@ -20,8 +20,9 @@ class Fan:
     turns_per_minute: int | None
 
 
-def read_fans(root: Path = Path("/")) -> tuple[Fan, ...]:
+def read_fans(root: Path | str = "/") -> tuple[Fan, ...]:
     """Read every fan there is."""
+    root = Path(root)
     fans = (_fan(name, path) for name, path in monitors(root))
     return tuple(fan for fan in fans if (fan.speed_percent, fan.turns_per_minute) != (None, None))
 

@@ -27,8 +27,9 @@ class Gpu:
     clock_max_hz: int | None
 
 
-def read_gpu(root: Path = Path("/")) -> Gpu:
+def read_gpu(root: Path | str = "/") -> Gpu:
     """Read the GPU's devfreq directory."""
+    root = Path(root)
     found = entries(root / "sys/class/devfreq", _NAMES)
     device = found[0] if found else None
     loads = [root / path for path in _OTHER_LOADS]

@@ -18,8 +18,9 @@ class Load:
     processes: int | None
 
 
-def read_load(root: Path = Path("/")) -> Load:
+def read_load(root: Path | str = "/") -> Load:
     """Ask psutil, which knows this machine only: of any other *root* nothing is known."""
+    root = Path(root)
     if root != Path("/"):
         return Load(None, None, None, None)
     try:

@@ -40,7 +40,7 @@ class Memory:
         return dataclasses.asdict(self)
 
 
-def read_memory(root: Path = Path("/"), reserve_bytes: int | None = None) -> Memory:
+def read_memory(root: Path | str = "/", reserve_bytes: int | None = None) -> Memory:
     """Read the budget: ``min(MemAvailable, cgroup headroom) - reserve``.
 
     In a container /proc/meminfo shows the host's values, hence the cgroup.
@@ -48,6 +48,7 @@ def read_memory(root: Path = Path("/"), reserve_bytes: int | None = None) -> Mem
     Args:
         reserve_bytes: kept back from models; by default max(512 MiB, 6 % of MemTotal).
     """
+    root = Path(root)
     meminfo = read_meminfo(root)
     total_bytes = meminfo.get("MemTotal")
     if reserve_bytes is None:
@@ -65,8 +66,9 @@ def default_reserve_bytes(total_bytes: int) -> int:
     return max(_LEAST_RESERVE_BYTES, total_bytes * _RESERVE_PERCENT // 100)
 
 
-def read_meminfo(root: Path = Path("/")) -> dict[str, int]:
+def read_meminfo(root: Path | str = "/") -> dict[str, int]:
     """Return the lines of /proc/meminfo that carry a unit, in bytes; empty when it cannot be read."""
+    root = Path(root)
     lines = re.findall(r"^(\S+):\s+([0-9]{1,15}) kB$", read_text(root / "proc/meminfo"), re.MULTILINE)
     return {name: int(kib) * 1024 for name, kib in lines}
 

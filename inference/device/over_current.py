@@ -28,8 +28,9 @@ class OverCurrentChange:
     events_per_s: float | None
 
 
-def read_over_current(root: Path = Path("/")) -> OverCurrent:
+def read_over_current(root: Path | str = "/") -> OverCurrent:
     """Read the counters of OC1 to OC3."""
+    root = Path(root)
     path = next((path for name, path in monitors(root) if name == "soctherm_oc"), None)
     if path is None:
         return OverCurrent(None, None, None)

@@ -40,8 +40,9 @@ class Power:
     total_of: tuple[str, ...]
 
 
-def read_power(root: Path = Path("/")) -> Power:
+def read_power(root: Path | str = "/") -> Power:
     """Read the INA3221 and INA238 monitors, and their predecessors below iio on L4T 32."""
+    root = Path(root)
     found: dict[str, float | None] = {}
     for name, watts in [*_hwmon_rails(root), *_iio_rails(root)]:
         found.setdefault(name, watts)

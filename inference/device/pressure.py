@@ -37,8 +37,9 @@ class Pressure:
     largest_free_blocks: int | None
 
 
-def read_pressure(root: Path = Path("/")) -> Pressure:
+def read_pressure(root: Path | str = "/") -> Pressure:
     """Read /proc/pressure/memory, /proc/meminfo and /proc/buddyinfo."""
+    root = Path(root)
     stalls = read_text(root / "proc/pressure/memory")
     block_bytes, blocks = _largest_free(read_text(root / "proc/buddyinfo"))
     return Pressure(

@@ -26,8 +26,9 @@ class Disk:
     size_bytes: int | None
 
 
-def read_storage(root: Path = Path("/")) -> tuple[Disk, ...] | None:
+def read_storage(root: Path | str = "/") -> tuple[Disk, ...] | None:
     """Return the disks by name; ``None`` where they cannot be listed."""
+    root = Path(root)
     found = entries(root / "sys/block", _DISKS)
     return None if found is None else tuple(map(_disk, found))
 

@@ -23,8 +23,9 @@ class Swap:
     other_used_bytes: int | None
 
 
-def read_swap(root: Path = Path("/")) -> Swap:
+def read_swap(root: Path | str = "/") -> Swap:
     """Read /proc/swaps; all is unknown where it has not at least its heading."""
+    root = Path(root)
     text = read_text(root / "proc/swaps")
     if not text.startswith("Filename"):
         return Swap(None, None, None, None, None, None)

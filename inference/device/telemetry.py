@@ -39,8 +39,9 @@ class Telemetry:
         return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
 
 
-def read_telemetry(root: Path = Path("/")) -> Telemetry:
+def read_telemetry(root: Path | str = "/") -> Telemetry:
     """Read the machine whose file system is at *root*; nothing missing or garbled raises."""
+    root = Path(root)
     gpu = read_gpu(root)
     return Telemetry(
         swap=read_swap(root),

@@ -49,8 +49,9 @@ class Thermal:
     throttled_by: tuple[str, ...]
 
 
-def read_thermal(root: Path = Path("/"), gpu: Gpu | None = None) -> Thermal:
+def read_thermal(root: Path | str = "/", gpu: Gpu | None = None) -> Thermal:
     """Read the thermal zones and cooling devices; *gpu* adds its own sign of throttling."""
+    root = Path(root)
     zones = entries(root / _THERMAL, r"^thermal_zone\d+$")
     devices = entries(root / _THERMAL, r"^cooling_device\d+$")
     read_zones = None if zones is None else tuple(map(_zone, zones))
