@@ -250,7 +250,7 @@ class Service:
         try:
             registry = load_registry(self.registry.path)
         except RegistryError as error:
-            self._registry_error = error.message
+            self._registry_error = error.message.replace(f"{self.registry.path.parent}/", "")
             logger.error("the registry stays as it was:\n%s", error.message)
             return False
         self._registry_error = None

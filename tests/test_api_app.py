@@ -282,6 +282,19 @@ def test_load_that_fails_is_not_a_server_error() -> None:
     assert (response.status_code, response.get_json()["error"]["code"]) == (422, "load_failed")
 
 
+def test_numbers_of_an_error_are_told() -> None:
+    """What would make a model fit is for programs too; an error without numbers has no details."""
+    found = {"needed_bytes": 5, "would_fit_if": [{"kind": "evict", "models": ["a"]}]}
+    error = client_of(FakeService(before=(errors.DoesNotFitError("x", details=found),))).post(
+        "/v1/chat/completions", json=CHAT
+    )
+    assert error.get_json()["error"]["details"] == found
+    plain = client_of(FakeService(before=(errors.DoesNotFitError("x"),))).post(
+        "/v1/chat/completions", json=CHAT
+    )
+    assert "details" not in plain.get_json()["error"]
+
+
 def test_select_explains_chats_and_prompts() -> None:
     """The decision can be asked for without generating."""
     service = FakeService()

@@ -106,6 +106,7 @@ def test_a_bad_file_leaves_the_old_registry_whole(registry_path: Path, tmp_path:
         assert daemon.chat("Say hi", model="mine")[0] == 200
         registry_path.unlink()
         wait_until(lambda: "No such file" in str(registry_status(daemon)["error"]), "the missing file")
+        assert str(registry_path.parent) not in registry_status(daemon)["error"]
         registry_path.write_text(good)
         wait_until(lambda: registry_status(daemon)["error"] is None, "the good file")
 

@@ -149,17 +149,17 @@ def status_of(error: JetLLMError) -> int:
 
 
 def body_of(error: JetLLMError, request_id: str) -> dict[str, Any]:
-    """Return OpenAI's error object, with our hint inside and the request's id beside it."""
-    return {
-        "error": {
-            "message": without_directories(error.message),
-            "type": _type(status_of(error)),
-            "param": error.param,
-            "code": error.code,
-            "hint": None if error.hint is None else without_directories(error.hint),
-        },
-        "request_id": request_id,
+    """Return OpenAI's error object, with our hint and details inside and the request's id beside it."""
+    shown: dict[str, Any] = {
+        "message": without_directories(error.message),
+        "type": _type(status_of(error)),
+        "param": error.param,
+        "code": error.code,
+        "hint": None if error.hint is None else without_directories(error.hint),
     }
+    if error.details:
+        shown["details"] = error.details
+    return {"error": shown, "request_id": request_id}
 
 
 def bytes_of(error: JetLLMError, request_id: str) -> bytes:
