@@ -27,6 +27,7 @@ EVIDENCE_FILE = "evidence.jsonl"
 """What the harness measured, in the state directory."""
 
 _LOOK_AGAIN_S = 1.0  # weights that another process brings, or another power mode, are seen this late
+_MOST_WARNINGS = 5
 logger = logging.getLogger(__name__)
 
 
@@ -137,8 +138,10 @@ class Catalog:
         found: dict[Key, Evidence] = {}
         if mark is not None:
             evidence = load_evidence(self._evidence_path)
-            for line in evidence.skipped:
+            for line in evidence.skipped[:_MOST_WARNINGS]:
                 logger.warning("a measurement is not used: %s", line)
+            if len(evidence.skipped) > _MOST_WARNINGS:
+                logger.warning("%s has %d such lines in all", EVIDENCE_FILE, len(evidence.skipped))
             variants = {key: self.variant(registry, *key) for key in weights}
             engines, known_hash = engine_versions(), self.store.weights_sha256
             hashes = {key: known_hash(variant) for key, variant in variants.items() if variant is not None}

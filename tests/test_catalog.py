@@ -122,6 +122,18 @@ def test_what_was_measured_elsewhere_does_not_count(
     assert catalog.world(()).evidence == {}
 
 
+def test_garbled_evidence_is_told_briefly(
+    catalog: Catalog, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file of garbage costs a few lines of the log and none of its sound records."""
+    measure(tmp_path, "two")
+    with (tmp_path / "state" / EVIDENCE_FILE).open("a") as file:
+        file.write("{\n" * 1000)
+    assert list(catalog.world(()).evidence) == [("two", "gguf")]
+    assert len(caplog.records) == 6
+    assert "1000 such lines" in caplog.text
+
+
 def test_another_power_mode_is_noticed(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bandwidth, and with it every predicted speed, follows the mode without a restart."""
     assert catalog.world(()).bandwidth_bytes_per_s is None
