@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from inference.device.detect import Device
 
-CPU_BACKENDS = frozenset({"llamacpp"})
-"""What our service has in an image of its own for the CPU, or installed without one."""
+CPU_BACKENDS = frozenset({"llamacpp", "transformers"})
+"""What our service has in an image of its own for the CPU: registry entries without variants need the second."""
 
 # jetson-containers builds its MLC images on its own PyTorch and transformers; xllamacpp comes with us.
-_ALL_BACKENDS = frozenset({"mlc", "transformers"}) | CPU_BACKENDS
+_ALL_BACKENDS = frozenset({"mlc"}) | CPU_BACKENDS
 
 
 @dataclass(frozen=True)
