@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from inference.device.detect import Device
 
 CPU_BACKENDS = frozenset({"llamacpp", "transformers"})
-"""What our service has in an image of its own for the CPU: registry entries without variants need the second."""
+"""What our image for the CPU has in it: registry entries without variants need the second."""
 
 # jetson-containers builds its MLC images on its own PyTorch and transformers; xllamacpp comes with us.
 _ALL_BACKENDS = frozenset({"mlc"}) | CPU_BACKENDS
