@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -240,17 +239,40 @@ def test_writes_are_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_commits_reach_the_disk_before_they_appear(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bytes are synced before the rename, the directory after it."""
+    """All bytes and entries are synced before the rename, the directories above after it; no link is."""
     order: list[str] = []
+    sync, rename = os.fsync, Path.replace
 
-    def spy(name: str, original: Callable[..., object]) -> Callable[..., object]:
-        def call(*args: object) -> object:
-            order.append(name)
-            return original(*args)
+    def fsync(descriptor: int) -> None:
+        order.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
 
-        return call
+    def replace(path: Path, target: Path) -> Path:
+        order.append("rename")
+        return rename(path, target)
 
-    monkeypatch.setattr(os, "fsync", spy("fsync", os.fsync))
-    monkeypatch.setattr(Path, "replace", spy("rename", Path.replace))
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
     put(store)
-    assert order == ["fsync", "rename", "fsync"]
+    assert order == ["file", "store", "rename", "blobs"]
+    order.clear()
+    tree = store.staging / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "sub" / "file").write_bytes(CONTENT)
+    (tree / "link").symlink_to("nowhere")
+    store.commit(tree, store.root / "hub" / "owner--name" / "commit")
+    assert sorted(order[:3]) == ["file", "sub", "tree"]
+    assert sorted(order[3:5]) == ["hub", "store"]
+    assert order[5:] == ["rename", "owner--name"]
+
+
+def test_a_damaged_tree_is_replaced(store: Store) -> None:
+    """A snapshot with a file too short counts as absent, and the pull of the whole one takes its place."""
+    target = store.root / "hub" / "owner--name" / "commit"
+    for content in (b"cut", CONTENT):
+        tree = store.staging / "tree"
+        tree.mkdir(parents=True)
+        (tree / "file").write_bytes(content)
+        assert store.commit(tree, target) == target
+    assert [(p.name, p.read_bytes()) for p in target.iterdir()] == [("file", CONTENT)]
+    assert list(store.staging.iterdir()) == []

@@ -105,7 +105,7 @@ def failure(kind: type[JetLLMError], call: Callable[[], object]) -> JetLLMError:
     """Return the error of that very type which *call* raises."""
     with pytest.raises(JetLLMError) as caught:
         call()
-    assert type(caught.value) is kind
+    assert type(caught.value) is kind, repr(caught.value)
     return caught.value
 
 

@@ -50,6 +50,14 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it, each with its entry on the disk."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        fsync(each.parent)
+
+
 def remove(path: Path) -> None:
     """Remove a file or a tree, if it is there."""
     if path.is_dir() and not path.is_symlink():

@@ -6,9 +6,12 @@ Layout::
     hub/<owner>--<repo>/           pinned.json: the commit that a source without a revision means
       <commit>/                    a snapshot; <commit>-<hex>/ where only certain files are taken
       <commit>.json                the SHA-256 and size of every file of the snapshot, of its first pull
+    builds/<key>/                  what an engine made of weights for this machine
     staging/<key>/                 what is being fetched; belongs to the holder of locks/<key>.lock
+      wheels/, partial/            what of it the next fetch goes on from
     quarantine/                    what was found unsound, with a .reason; of a user's file a record
     verified/                      records of user files whose SHA-256 was checked
+    used/                          of what was used its mark, whose time of change is that of the last use
 
 Locks are flock: the kernel drops them with their holder, so that all a crash leaves is a staging
 directory, for `Store.sweep`.
@@ -22,16 +25,25 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from inference.artifacts import files
+from inference.artifacts.holdings import BUILDS, REMOVED, USED, Hold, Holding, Room, hold, unit_of
 from inference.errors import CancelledError
-from inference.registry.spec import FileSource, HubSource, PackageSource, Variant, is_weights_file
+from inference.registry.spec import (
+    FileSource,
+    HubSource,
+    PackageSource,
+    UrlSource,
+    Variant,
+    is_weights_file,
+)
 
 WHEELS = "wheels"
+PARTIAL = "partial"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _POLL_S = 0.1
 _log = logging.getLogger(__name__)
@@ -40,16 +52,30 @@ _log = logging.getLogger(__name__)
 class Store:
     """The weights on this machine; safe for any number of threads and processes.
 
-    Nothing is created before it is needed: a store on a read-only disk can be read.
+    Nothing is created before it is needed: a store on a read-only disk, or another user's, can be read.
+
+    Args:
+        quota_bytes: what the store may take; a fetch makes room within it. ``None``: nothing is ever
+            removed by itself.
+        keep: names weights that are never removed to make room, in use or not.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        quota_bytes: int | None = None,
+        keep: Callable[[], Collection[Path]] = lambda: (),
+    ) -> None:
         self.root = root.absolute()
+        self.quota_bytes = quota_bytes
+        self._keep = keep
         self.staging = self.root / "staging"
         self._blobs = self.root / "blobs"
         self._hub = self.root / "hub"
         self._quarantined = self.root / "quarantine"
         self._verified = self.root / "verified"
+        self._room = Room(self.root)
 
     def path_of(self, spec_name: str, variant: Variant) -> Path | None:
         """Return where the weights of *variant* are; ``None`` when absent, incomplete or quarantined.
@@ -57,7 +83,7 @@ class Store:
         It costs a few stat calls. *spec_name* is not looked at: content has no model.
         """
         source = variant.source
-        if isinstance(source, PackageSource):
+        if isinstance(source, PackageSource | UrlSource):
             return _of_size(self.blob_path(source), source.bytes)
         if isinstance(source, FileSource):
             return self._user_file(source)
@@ -77,7 +103,7 @@ class Store:
 
         Of several files it is the SHA-256 of the lines "<sha256>  <name>", sorted by name.
         """
-        if isinstance(variant.source, PackageSource | FileSource):
+        if isinstance(variant.source, PackageSource | FileSource | UrlSource):
             return variant.source.sha256
         declared = {file.name: {"sha256": file.sha256} for file in variant.files}
         record = self.snapshot_record(variant) or declared
@@ -87,8 +113,8 @@ class Store:
         lines = (f"{hashes[name]}  {name}\n" for name in sorted(hashes))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-    def blob_path(self, source: PackageSource) -> Path:
-        """Return where the file of a package source is or will be."""
+    def blob_path(self, source: PackageSource | UrlSource) -> Path:
+        """Return where the file of a source with a known hash is or will be."""
         return self._blobs / f"sha256-{source.sha256}"
 
     def snapshot_path(self, variant: Variant, revision: str) -> Path:
@@ -149,20 +175,25 @@ class Store:
             if found := files.signature(path):
                 self._write_record(_record_path(self._quarantined, path), {**found, "reason": reason})
             return
-        path = self._unit(path.absolute())
-        self._quarantined.mkdir(parents=True, exist_ok=True)
+        path = unit_of(self.root, path.absolute())
         aside = self._quarantined / path.name
-        files.write_atomic(_reason_path(aside), reason.encode())
-        files.remove(aside)
-        with suppress(FileNotFoundError):  # another thread was first
-            path.replace(aside)
+        try:
+            self._quarantined.mkdir(parents=True, exist_ok=True)
+            files.write_atomic(_reason_path(aside), reason.encode())
+            files.remove(aside)
+            with suppress(FileNotFoundError):  # another thread was first
+                path.replace(aside)
+        except OSError as error:  # another user's store: it is refused again at each load
+            _log.warning("%s was not put aside: %s", path.name, error.strerror)
 
     def quarantine_reason(self, variant: Variant) -> str | None:
         """Return why the weights of *variant* were taken out of use; ``None`` if they were not."""
         source = variant.source
         if isinstance(source, FileSource):
             return self._user_file_reason(Path(source.path).expanduser())
-        name = self.blob_path(source).name if isinstance(source, PackageSource) else None
+        name = None
+        if isinstance(source, PackageSource | UrlSource):
+            name = self.blob_path(source).name
         if snapshot := self.snapshot_of(variant):
             name = snapshot.name
         if name is None or self.path_of("", variant) is not None:
@@ -173,14 +204,61 @@ class Store:
 
     def commit(self, temporary: Path, target: Path) -> Path:
         """Make *temporary*, complete and below the root, appear at *target*, durably."""
-        for path in temporary.rglob("*") if temporary.is_dir() else (temporary,):
-            files.fsync(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        for path in (temporary, *(temporary.rglob("*") if temporary.is_dir() else ())):
+            if not path.is_symlink():
+                files.fsync(path)
+        files.make_directory(target.parent)
+        if target.is_dir():  # a damaged one, or one that is made anew
+            files.remove(aside := self.staging / f"{REMOVED}{target.name}")
+            target.replace(aside)
+            files.remove(aside)
         temporary.replace(target)
         files.fsync(target.parent)
         files.remove(self._quarantined / target.name)
         files.remove(_reason_path(self._quarantined / target.name))
         return target
+
+    def hold(self, path: Path) -> Hold:
+        """Use the weights or the build at *path*, as `path_of` gave it, until the hold is closed.
+
+        Raises:
+            ModelNotPulledError: they were removed meanwhile.
+        """
+        return hold(self.root, path)
+
+    def usage(self) -> list[Holding]:
+        """Return what the store's disk is used for; what may go first comes first."""
+        return self._room.usage()
+
+    def make_room(self, wanted_bytes: int, keep: Collection[Path] = ()) -> list[Path]:
+        """Remove leftovers, then the weights not used for longest, until *wanted_bytes* are freed.
+
+        Never what is in use or to be kept: by *keep*, or by the store's own.
+
+        Returns:
+            What was removed.
+
+        Raises:
+            InsufficientStorageError: all that may go is less; nothing was removed.
+        """
+        kept = {unit_of(self.root, path.absolute()) for path in (*keep, *self._keep())}
+        return self._room.make(wanted_bytes, kept)
+
+    def discard(self, path: Path) -> bool:
+        """Remove a unit of the store, out of sight in one step; return whether nobody used it."""
+        return not path.exists() or self._room.remove(path)
+
+    def reserve(self, staging: Path | None, missing_bytes: int) -> None:
+        """Make room within the quota, if there is one, for what will be written to *staging*.
+
+        *staging* is the directory of a lock that the caller holds: until he drops it, the room is his.
+
+        Raises:
+            InsufficientStorageError: what may go is less; nothing was removed.
+        """
+        if self.quota_bytes is not None:
+            kept = {unit_of(self.root, path.absolute()) for path in self._keep()}
+            self._room.reserve(staging, missing_bytes, self.quota_bytes, kept)
 
     @contextmanager
     def lock(self, key: str, *, cancelled: Callable[[], bool], waiting: Callable[[], None]) -> Iterator[None]:
@@ -198,23 +276,25 @@ class Store:
             yield
 
     def tidy(self, staging: Path) -> None:
-        """Remove what a fetch left in its staging directory, except wheels that the next can use."""
-        if not files.entries(staging / WHEELS) or (self._blobs / staging.name).exists():
-            files.remove(staging)
+        """Remove what a fetch left in its staging directory, except what the next can go on from."""
+        kept = () if (self._blobs / staging.name).exists() else (WHEELS, PARTIAL)
         for entry in files.entries(staging):
-            if entry.name != WHEELS:
+            if entry.name not in kept or not files.entries(entry):
                 files.remove(entry)
+        with suppress(OSError):  # not empty, or not there
+            staging.rmdir()
 
     def sweep(self) -> None:
         """Remove what crashed fetches left, at a start; what a living fetch holds is not touched.
 
-        Complete wheels stay, so that the next pull goes on from them.
+        Complete wheels and parts of a file stay, so that the next pull goes on from them.
         """
         try:
             for directory in files.entries(self.staging):
                 with files.lock_file(self._lock_path(directory.name)) as descriptor:
                     if files.try_lock(descriptor):
-                        self.tidy(directory)
+                        tidy = files.remove if directory.name.startswith(REMOVED) else self.tidy
+                        tidy(directory)
             if self.root.is_dir():
                 self._sweep_records()
         except OSError as error:  # a full or read-only disk: what is there can still be served
@@ -223,7 +303,8 @@ class Store:
     def _sweep_records(self) -> None:
         with files.lock_file(self._lock_path("records")) as descriptor:
             if files.try_lock(descriptor):
-                for parent in (self._quarantined, self._verified, *files.entries(self._hub)):
+                named = (self.root / name for name in (BUILDS, USED, "hashes", "failed"))
+                for parent in (self._quarantined, self._verified, *named, *files.entries(self._hub)):
                     for leftover in parent.glob(files.TEMPORARY_PREFIX + "*"):
                         files.remove(leftover)
 
@@ -255,12 +336,6 @@ class Store:
                 return None
         return path / (variant.entry_file or "")
 
-    def _unit(self, path: Path) -> Path:
-        """Return what of the store is present or absent as one thing: the snapshot around a file of it."""
-        if not path.is_relative_to(self._hub):
-            return path
-        return self._hub.joinpath(*path.relative_to(self._hub).parts[:2])
-
     def _repository(self, source: HubSource) -> Path:
         return self._hub / source.repo.replace("/", "--")
 
@@ -283,9 +358,9 @@ class Store:
         return {}
 
 
-def _of_size(path: Path, size_bytes: int) -> Path | None:
+def _of_size(path: Path, size_bytes: int | None) -> Path | None:
     found = files.signature(path)
-    return path if found and found["size"] == size_bytes else None
+    return path if found and size_bytes in (None, found["size"]) else None
 
 
 def _record_path(parent: Path, path: Path) -> Path:

@@ -12,6 +12,7 @@ from inference.registry.spec import (
     Sampling,
     Source,
     Status,
+    UrlSource,
     Variant,
     WeightsFile,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "Sampling",
     "Source",
     "Status",
+    "UrlSource",
     "Variant",
     "WeightsFile",
     "load_evidence",

@@ -15,13 +15,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,95}$"
 NAME_RULE = "a name of 1 to 96 letters, digits and . _ / -, the first a letter or a digit"
-SOURCE_TYPES = "'package', 'file' or 'hub'"
+SOURCE_TYPES = "'package', 'file', 'hub' or 'url'"
 IMPLIED_VARIANTS = ("mlc", "transformers")
 """The variants of an entry that lists none: the one in the container, and the one elsewhere."""
 
 _TENSOR_SUFFIXES = (".gguf", ".safetensors")
 _SAFE_SUFFIXES = (*_TENSOR_SUFFIXES, ".json", ".txt", ".model", ".jinja")
 _RAW_TENSORS = re.compile(r"params_shard_\d+\.bin")  # MLC's; any other .bin is taken for a pickle
+_URL = r'^https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/[!"$-\[\]-~]+$'
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
@@ -84,6 +85,7 @@ Repository = Annotated[
         description="owner/name",
     ),
 ]
+Url = Annotated[str, Field(pattern=_URL, max_length=2000, description="an address https://host/path")]
 
 
 class Status(str, Enum):
@@ -176,8 +178,24 @@ class HubSource(Spec):
     ] = None
 
 
+class UrlSource(Spec):
+    """One file of a web server; with *local*, of one on this machine or in its own network."""
+
+    type: Annotated[Literal["url"], Field(title="a web server")]
+    url: Annotated[Url, Field(title="address of the file")]
+    sha256: Annotated[Sha256, Field(title="hash of the file")]
+    bytes: Annotated[Bytes | None, Field(title="size of the file")] = None
+    local: Annotated[bool, Field(title="its address is a private one", description="true or false")] = False
+
+    @model_validator(mode="after")
+    def _plain_http_stays_local(self) -> UrlSource:
+        if not self.local and not self.url.startswith("https://"):
+            raise ValueError("expected an https:// address; http:// only with local: true")
+        return self
+
+
 Source = Annotated[
-    PackageSource | FileSource | HubSource,
+    PackageSource | FileSource | HubSource | UrlSource,
     Field(discriminator="type", description=f"an object whose type is {SOURCE_TYPES}"),
 ]
 

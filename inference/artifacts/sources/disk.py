@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from inference.artifacts.store import Store
 from inference.errors import DownloadError, InsufficientStorageError
 
 _RESERVE_BYTES = 64 * 2**20
@@ -19,6 +20,19 @@ def free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
+
+
+def make_space(store: Store, name: str, missing_bytes: int, staging: Path | None = None) -> None:
+    """Make room within the store's quota, if it has one, and see that the disk has it, too.
+
+    Args:
+        staging: where it will be written; with it the room is the caller's for as long as he holds its lock.
+
+    Raises:
+        InsufficientStorageError: what may be removed is not enough, or the disk is too full.
+    """
+    store.reserve(staging, missing_bytes)
+    require_space(store.root, name, missing_bytes)
 
 
 def require_space(root: Path, name: str, missing_bytes: int) -> None:

