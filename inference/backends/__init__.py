@@ -42,6 +42,7 @@ class LoadOptions:
         prefill_batch_tokens: tokens of a prompt between two looks at ``cancelled``.
         prompt_cache_bytes: memory for the KV caches of finished prompts; 0 is none.
         device: the engine's own name of a device ("cuda:0"); ``None`` leaves the choice to it.
+        memory_bytes: what was reserved for it in the ledger; an engine that allocates up front keeps within.
         runtime_dir: a private directory (0700) for sockets and temporaries.
     """
 
@@ -53,6 +54,7 @@ class LoadOptions:
     prompt_cache_bytes: int
     runtime_dir: Path
     device: str | None = None
+    memory_bytes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form that `from_dict` reads back."""

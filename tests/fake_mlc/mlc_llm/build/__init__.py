@@ -1,0 +1,1 @@
+"""What the command line does: a checkpoint becomes a configuration, shards and a library."""

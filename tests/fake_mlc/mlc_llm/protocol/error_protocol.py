@@ -1,0 +1,5 @@
+"""Errors of a request."""
+
+
+class BadRequestError(ValueError):
+    """A request that the engine refuses."""
