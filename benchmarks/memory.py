@@ -29,7 +29,7 @@ from inference.runtime.calibration import Calibration, Observation, Prediction
 from inference.runtime.plan import Limits, Plan
 from inference.runtime.supervisor import Supervisor
 from inference.runtime.worker import Worker, WorkerSpec
-from inference.selection.estimate import estimate_memory
+from inference.selection.estimate import estimate_memory, prefill_batch
 from inference.settings import load_settings, worker_environment
 
 WORDS = ("sea", "moon", "road", "fire", "stone", "river", "cloud", "tree", "bird", "house", "light", "wind")
@@ -87,7 +87,7 @@ def _measure(case: Case, calibration: Calibration) -> None:
 def _plan(case: Case) -> Plan:
     path, settings = weights(case.model), load_settings()
     spec = load_registry(settings.registry_path).models[case.model]
-    size = path.stat().st_size
+    size, batch = path.stat().st_size, prefill_batch("llamacpp", settings.prefill_batch_tokens)
     estimate = estimate_memory(
         spec,
         spec.variants[case.variant],
@@ -95,14 +95,14 @@ def _plan(case: Case) -> Plan:
         slots=case.slots,
         prompt_cache_bytes=case.prompt_cache_bytes,
         weights_bytes=size,
-        prefill_batch_tokens=settings.prefill_batch_tokens,
+        prefill_batch_tokens=batch,
     )
     options = LoadOptions(
         weights=path,
         context_tokens=case.context_tokens,
         slots=case.slots,
         threads=settings.threads,
-        prefill_batch_tokens=settings.prefill_batch_tokens,
+        prefill_batch_tokens=batch,
         prompt_cache_bytes=case.prompt_cache_bytes,
         runtime_dir=Path(),
     )
@@ -168,7 +168,7 @@ def section(observations: tuple[Observation, ...]) -> str:
         "",
         f"Machine: {device.cpu_model}, {device.cpu_cores} cores, {total:.0f} GiB, "
         f"Linux {platform.release()}; Python {platform.python_version()}; "
-        f"batch {load_settings().prefill_batch_tokens}. "
+        f"batch {prefill_batch('llamacpp', load_settings().prefill_batch_tokens)}. "
         "Command: `python -m benchmarks.memory`.",
         "",
         "MiB. Peak: VmHWM of the worker, all slots filled at once with 97 % of their context. "

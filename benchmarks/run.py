@@ -27,6 +27,7 @@ from benchmarks.clients import BareEngine, HttpClient, total_tokens_per_s
 from inference.artifacts.store import Store
 from inference.device.detect import detect
 from inference.registry import load_registry
+from inference.selection.estimate import prefill_batch
 from inference.settings import load_settings
 from tests.daemon_process import DaemonProcess
 
@@ -80,7 +81,7 @@ def engine_options() -> dict[str, Any]:
         "context_tokens": settings.context_tokens,
         "slots": settings.slots,
         "threads": settings.threads,
-        "prefill_batch_tokens": settings.prefill_batch_tokens,
+        "prefill_batch_tokens": prefill_batch("llamacpp", settings.prefill_batch_tokens),
         "prompt_cache_bytes": settings.prompt_cache_bytes,
     }
 

@@ -15,9 +15,12 @@ from inference.artifacts.sources import Progress, fetch, import_file
 from inference.artifacts.store import Store
 from inference.backends import engine_versions, installed_backends
 from inference.choice import unfit
+from inference.compiled import BACKEND as MLC
+from inference.compiled import Compiled
 from inference.device.detect import Device, detect
 from inference.device.memory import Memory, read_memory
-from inference.errors import ModelNotFoundError, ModelNotPulledError, UnsafeArtifactError
+from inference.errors import JetLLMError, ModelNotFoundError, ModelNotPulledError, UnsafeArtifactError
+from inference.planning import is_called
 from inference.registry import ModelSpec, Registry, Variant
 from inference.registry.evidence import Evidence, Key, load_evidence
 from inference.selection.selector import Resident, World, effective_variants
@@ -36,8 +39,11 @@ class Catalog:
 
     def __init__(self, settings: Settings, registry: Registry, device: Device) -> None:
         self.device = device
-        self.store = Store(settings.cache_path)
+        self.store = Store(
+            settings.cache_path, quota_bytes=settings.store_quota_bytes, keep=self._pinned_weights
+        )
         self.backends = installed_backends()
+        self.compiled = Compiled(self.store, device, slots=settings.slots, mlc_device=settings.mlc_device)
         self._settings = settings
         self._checked: dict[Path, tuple[int, int]] = {}
         self._lock = threading.Lock()
@@ -64,6 +70,7 @@ class Catalog:
     def forget_weights(self) -> None:
         """Look anew which weights are here when the next world is made."""
         self._weights: tuple[Registry, float, dict[Key, int]] | None = None
+        self._unfit_known: tuple[dict[Key, int], dict[Key, str]] | None = None
 
     def _look_at_device(self) -> None:
         """Notice another power mode: the memory's bandwidth follows it."""
@@ -74,6 +81,14 @@ class Catalog:
         device = detect()
         if device != self.device:
             self.device = device
+
+    def _pinned_weights(self) -> list[Path]:
+        """Where the weights of the models are that the settings pin, of every variant, and their builds."""
+        registry, pins = self._registry, self._settings.pin
+        models = [name for name in registry.models if any(is_called(registry, name, pin) for pin in pins)]
+        variants = [each for name in models for each in self.variants(registry.models[name]).values()]
+        weights = [path for each in variants if (path := self.store.path_of("", each))]
+        return weights + [build.path for build in self.compiled.builds.all() if build.model in models]
 
     def memory(self) -> Memory:
         """What can be given to models now."""
@@ -98,7 +113,7 @@ class Catalog:
             context_tokens=self._settings.context_tokens,
             prompt_cache_bytes=self._settings.prompt_cache_bytes,
             container=self._container,
-            incompatible=self._incompatible,
+            incompatible=self._unfit(registry),
             evidence=self._evidence_here(registry),
             prefill_batch_tokens=self._settings.prefill_batch_tokens,
             cpu_cores=self.device.cpu_cores,
@@ -120,13 +135,39 @@ class Catalog:
         found = {}
         for model, spec in registry.models.items():
             for name, variant in self.variants(spec).items():
-                size = self.store.weights_bytes(variant)
+                size = self._size_bytes(model, spec, name, variant)
                 if size is not None:
                     found[model, name] = size
         if known is not None and known[2] == found:
             found = known[2]  # the same object: what was derived from it stays valid
         self._weights = (registry, now_s, found)
         return found
+
+    def _unfit(self, registry: Registry) -> dict[Key, str]:
+        """What does not run here, and why: by its container, or because every way to build it failed."""
+        weights = self._weights_bytes(registry)
+        if self._unfit_known is None or self._unfit_known[0] is not weights:
+            failed = {
+                (model, name): f"it cannot be built: {why}"
+                for model, spec in registry.models.items()
+                for name, variant in self.variants(spec).items()
+                if variant.backend == MLC and MLC in self.backends and (model, name) not in weights
+                if (why := self.compiled.why_unbuildable(model, spec, name, variant))
+            }
+            self._unfit_known = (weights, {**failed, **self._incompatible})
+        return self._unfit_known[1]
+
+    def _size_bytes(self, model: str, spec: ModelSpec, name: str, variant: Variant) -> int | None:
+        """The size of what would be loaded; of a variant for MLC only once it is built."""
+        if variant.backend != MLC:
+            return self.store.weights_bytes(variant)
+        if MLC not in self.backends:
+            return None
+        try:
+            build = self.compiled.build(model, spec, name, variant)
+        except JetLLMError:  # what was pulled is damaged: `weights` says how
+            return None
+        return build.parameters_bytes if build is not None else None
 
     def _evidence_here(self, registry: Registry) -> dict[Key, Evidence]:
         """What the harness measured on this machine as it is now, for the weights that are here."""
@@ -165,6 +206,8 @@ class Catalog:
             ModelNotPulledError: they are not on this machine.
             UnsafeArtifactError: they are malformed; they have been put aside.
         """
+        if variant.backend == MLC:
+            return self.compiled.path(model, self.registry.get(model)[1], variant_name, variant)
         path = self.store.path_of(model, variant)
         if path is None:
             self.forget_weights()
@@ -175,6 +218,17 @@ class Catalog:
         if path.is_file():
             self._check(model, path)
         return path
+
+    def raise_if_unbuilt(self, model: str, variant_name: str) -> None:
+        """Say of a variant for MLC whose checkpoint is here that it has to be built.
+
+        Raises:
+            ModelNotBuiltError: so it is.
+        """
+        spec = self.registry.get(model)[1]
+        variant = self.variants(spec).get(variant_name)
+        if variant is not None and variant.backend == MLC:
+            self.compiled.raise_if_unbuilt(model, spec, variant_name, variant)
 
     def raise_if_quarantined(self, name: str, variant_name: str | None) -> None:
         """Say of absent weights that they were put aside, when they were.
@@ -257,11 +311,13 @@ class Catalog:
 
     def describe(self, model: str, spec: ModelSpec) -> dict[str, Any]:
         """What `jetllm models` and the API show of one entry."""
+        built = self._weights_bytes(self.registry)
         variants = {
             name: {
                 "backend": variant.backend,
                 "quantization": variant.quantization,
                 "pulled": self.store.path_of(model, variant) is not None,
+                "built": variant.backend != MLC or (model, name) in built,
                 "usable": variant.backend in self.backends,
                 "quarantined": self.store.quarantine_reason(variant),
             }

@@ -6,12 +6,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from inference.artifacts.lint import taken
 from inference.device.detect import Device, detect
-from inference.device.images import backends_for, why_unfit
+from inference.device.images import backends_for, image_for, why_unfit
 from inference.device.memory import Memory, default_reserve_bytes, read_memory
 from inference.errors import InvalidRequestError
 from inference.generation import GenerateRequest
-from inference.registry import Registry
+from inference.registry import ModelSpec, Registry, Variant
 from inference.selection.selector import World, effective_variants
 from inference.selection.tasks import Task, classify
 from inference.settings import Settings
@@ -93,11 +94,26 @@ def with_available(world: World, available_bytes: int, settings: Settings) -> Wo
 
 
 def unfit(registry: Registry, device: Device, *, container: bool) -> dict[tuple[str, str], str]:
-    """Return the variants whose container does not run on *device*'s system, each with the reason."""
+    """Return the variants for MLC that do not run on *device*, each with the reason.
+
+    Their container is for another system, or the MLC of the device's image does not take their kind.
+    """
     found = {}
+    image = image_for(device)
     for model, spec in registry.models.items():
         why = why_unfit(spec.container, device.l4t) if spec.container and device.l4t else None
         for name, variant in effective_variants(spec, container=container).items():
-            if why is not None and variant.backend == "mlc":
-                found[model, name] = why
+            if variant.backend != "mlc":
+                continue
+            reason = why or (None if image is None else _why_not_taken(spec, variant, image.tag))
+            if reason is not None:
+                found[model, name] = reason
     return found
+
+
+def _why_not_taken(spec: ModelSpec, variant: Variant, image: str) -> str | None:
+    """What the linter says of models.json alone, where no fix of the builder helps."""
+    if spec.architecture is None:
+        return None  # of which nothing is known
+    report = taken(spec, variant, image)
+    return next((error.message for error in report.errors if error.fix is None), None)

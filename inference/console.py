@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from inference.artifacts.build import BuildProgress
     from inference.artifacts.sources import Progress
 
 _LOAD_POLL_S = 0.1
+_NOTE_S = 10.0
 _PHASES = {
     "wait": "waiting for another download",
     "download": "downloading",
@@ -59,15 +62,21 @@ def gib(count: float | None) -> str | None:
 
 @contextmanager
 def download_bar(name: str) -> Iterator[Callable[[Progress], None]]:
-    """Yield a function that shows a fetch's progress: a bar on a terminal, else a line per phase."""
+    """Yield a function that shows a fetch's progress: a bar on a terminal, else a line per phase and 10 s."""
     if not sys.stderr.isatty():
         seen: set[str] = set()
+        next_s = 0.0
 
         def note(progress: Progress) -> None:
-            if progress.phase not in seen:
-                seen.add(progress.phase)
-                size = f" {progress.total_bytes / 1e6:.0f} MB" if progress.total_bytes else ""
-                print_note(f"{name}: {_PHASES.get(progress.phase, progress.phase)}{size}")
+            nonlocal next_s
+            if progress.phase in seen and time.monotonic() < next_s:
+                return
+            next_s = time.monotonic() + _NOTE_S
+            size = f" {progress.total_bytes / 1e6:.0f} MB" if progress.total_bytes else ""
+            if progress.phase in seen:
+                size = f" {_so_far(progress)}"
+            seen.add(progress.phase)
+            print_note(f"{name}: {_PHASES.get(progress.phase, progress.phase)}{size}")
 
         yield note
         return
@@ -79,6 +88,44 @@ def download_bar(name: str) -> Iterator[Callable[[Progress], None]]:
             bars.update(task, description=label, completed=progress.done_bytes, total=progress.total_bytes)
 
         yield show
+
+
+def _so_far(progress: Progress) -> str:
+    of = f" of {progress.total_bytes / 1e6:.0f}" if progress.total_bytes else ""
+    rate = f", {progress.rate_bytes_per_s / 1e6:.1f} MB/s" if progress.rate_bytes_per_s else ""
+    left = f", {progress.eta_s:.0f} s left" if progress.eta_s is not None else ""
+    return f"{progress.done_bytes / 1e6:.0f}{of} MB{rate}{left}"
+
+
+@contextmanager
+def build_bar(name: str) -> Iterator[Callable[[BuildProgress], None]]:
+    """Yield a function that shows a build's progress: a bar on a terminal, else a line per step."""
+    if not sys.stderr.isatty():
+        seen: set[tuple[str, str]] = set()
+
+        def note(progress: BuildProgress) -> None:
+            if (progress.quantization, progress.step) not in seen:
+                seen.add((progress.quantization, progress.step))
+                print_note(f"{name}: {_step_label(progress)}")
+
+        yield note
+        return
+    with _bars(transfer=False) as bars:
+        task = bars.add_task(name, total=1.0)
+
+        def show(progress: BuildProgress) -> None:
+            left_s = progress.left_s
+            done = None if left_s is None else progress.elapsed_s / max(0.001, progress.elapsed_s + left_s)
+            left = "" if left_s is None else f", about {left_s:.0f} s left"
+            bars.update(task, description=f"{name}: {_step_label(progress)}{left}", completed=done or 0.0)
+
+        yield show
+
+
+def _step_label(progress: BuildProgress) -> str:
+    if not progress.number:
+        return "waiting for another build of the same"
+    return f"{progress.quantization} {progress.number}/{progress.steps} {progress.step}"
 
 
 @contextmanager

@@ -140,6 +140,23 @@ class LoadFailedError(JetLLMError):
     code = "load_failed"
 
 
+class ModelNotBuiltError(ModelNotPulledError):
+    """The model's checkpoint is here, but nothing was made of it for this machine's engine."""
+
+    code = "model_not_built"
+
+
+class BuildFailedError(JetLLMError):
+    """A model could not be made of its checkpoint.
+
+    Args:
+        cached: whether the same inputs would fail again, so that nobody need try.
+    """
+
+    code = "build_failed"
+    cached: ClassVar[bool] = False
+
+
 class WorkerCrashedError(JetLLMError):
     """The engine's process ended while it had work."""
 

@@ -6,12 +6,15 @@ import atexit
 import dataclasses
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any
 
+from inference.artifacts.build import BuildProgress
 from inference.artifacts.sources import Progress
-from inference.errors import InvalidRequestError, ModelNotPulledError
+from inference.errors import InvalidRequestError
 from inference.generation import GenerateRequest, Generation, Message
+from inference.provision import provided
 from inference.service import Service, build_service
 from inference.settings import Settings, load_settings
 from inference.stream import GenerationStream
@@ -49,20 +52,25 @@ class InferenceEngine:
         variant: str | None = None,
         *,
         progress: Callable[[Progress], None] = lambda _: None,
+        building: Callable[[BuildProgress], None] = lambda _: None,
     ) -> dict[str, Any]:
-        """Load *name*, fetching its weights first when they are not here; return its status row.
+        """Load *name*; what is not here is fetched, and for MLC built, first. Return its status row.
 
         Raises:
             ModelNotFoundError: nothing of that name is registered; the hint has the likely name.
             DownloadError: the weights could not be fetched.
             DoesNotFitError, MemoryPressureError: there is too little memory.
             LoadFailedError, UnsafeArtifactError: the weights are not usable.
+            BuildFailedError: MLC makes nothing of its checkpoint.
         """
-        try:
-            row = self._service.load(name, variant=variant)
-        except ModelNotPulledError:
-            self._service.pull(name, variant=variant, progress=progress)
-            row = self._service.load(name, variant=variant)
+        row = provided(
+            lambda: self._service.load(name, variant=variant, building=building),
+            self._service,
+            name,
+            variant,
+            pulling=lambda: nullcontext(progress),
+            building=lambda: nullcontext(building),
+        )
         self._model = str(row["model"])
         return row
 

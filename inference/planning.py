@@ -7,12 +7,13 @@ from pathlib import Path
 
 import inference
 from inference.backends import LoadOptions, engine_versions
+from inference.compiled import BACKEND
 from inference.errors import ModelNotFoundError
 from inference.registry import Registry, Variant
 from inference.runtime.calibration import Calibration, Prediction
 from inference.runtime.plan import Limits, Plan
 from inference.runtime.worker import WorkerSpec
-from inference.selection.estimate import estimate_memory
+from inference.selection.estimate import estimate_memory, prefill_batch
 from inference.selection.selector import Selection, World, effective_variants
 from inference.settings import Settings, worker_environment
 
@@ -28,14 +29,22 @@ def plan_of(world: World, selection: Selection, weights: Path, settings: Setting
         context_tokens=selection.context_tokens,
         slots=settings.slots,
         threads=settings.threads,
-        prefill_batch_tokens=settings.prefill_batch_tokens,
+        prefill_batch_tokens=prefill_batch(variant.backend, settings.prefill_batch_tokens),
         prompt_cache_bytes=settings.prompt_cache_bytes,
         runtime_dir=Path(),
+        memory_bytes=selection.memory_bytes,
+        device=settings.mlc_device if variant.backend == BACKEND else None,
     )
     name = f"{selection.model}/{selection.variant}"
     return Plan(
         key=(selection.model, selection.variant),
-        spec=WorkerSpec(name, variant.backend, options.to_dict(), worker_environment()),
+        spec=WorkerSpec(
+            name,
+            variant.backend,
+            options.to_dict(),
+            worker_environment(),
+            store=str(settings.cache_path.absolute()),
+        ),
         slots=settings.slots,
         memory_bytes=selection.memory_bytes,
         pinned=any(is_called(world.registry, selection.model, pin) for pin in settings.pin),

@@ -12,15 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import inference
+from inference import views
+from inference.artifacts.build import BuildProgress
 from inference.artifacts.sources import Progress
+from inference.building import Building
 from inference.catalog import Catalog
 from inference.choice import arguments
 from inference.decision_log import DecisionLog
 from inference.device.detect import detect
 from inference.errors import (
     BackendTimeoutError,
+    BuildFailedError,
     JetLLMError,
     LoadFailedError,
+    ModelNotBuiltError,
     ModelNotPulledError,
     RegistryError,
     WorkerCrashedError,
@@ -33,7 +38,7 @@ from inference.runtime.entry import Lease, State, WorkerStatus
 from inference.runtime.plan import Plan
 from inference.runtime.supervisor import Supervisor
 from inference.runtime.worker import Worker
-from inference.selection.selector import Resident, Selection, World, select
+from inference.selection.selector import Selection, World, select
 from inference.settings import Settings
 from inference.stream import Deadline, GenerationStream
 
@@ -55,6 +60,7 @@ class Service:
         self._catalog = catalog
         self._gauges = Gauges(settings, catalog.device)
         self._calibration = calibration_of(settings)
+        self.building = Building(settings, catalog)
         self._supervisor = Supervisor(
             limits_of(settings), budget=catalog.budget_bytes, calibration=self._calibration
         )
@@ -120,7 +126,7 @@ class Service:
         return select(self._world(self._supervisor.snapshot()), **wanted)
 
     def _world(self, workers: tuple[WorkerStatus, ...]) -> World:
-        world = self._catalog.world([_resident(worker) for worker in workers])
+        world = self._catalog.world([views.resident(worker) for worker in workers])
         return dataclasses.replace(
             world,
             variant_corrections=self._calibration.variant_corrections(world.weights_bytes or {}),
@@ -155,13 +161,14 @@ class Service:
         model = selection.model
         if request.model not in (None, "auto"):
             self._catalog.raise_if_quarantined(model, request.variant)
+            self._catalog.raise_if_unbuilt(model, selection.variant)
             return ModelNotPulledError(
-                f"{model}: its weights are not on this machine", hint=selection.pull_command, param="model"
+                f"{model}: its weights are not on this machine",
+                hint=selection.pull_command,
+                param="model",
+                details={"variant": selection.variant},
             )
-        return ModelNotPulledError(
-            f"no model that serves {selection.task.value} has its weights on this machine",
-            hint=_advice(selection),
-        )
+        return views.nothing_pulled(selection)
 
     def _plan(self, world: World, selection: Selection) -> Plan:
         variant = variant_of(world, selection)
@@ -174,11 +181,21 @@ class Service:
         *,
         variant: str | None = None,
         pin: bool | None = None,
+        building: Callable[[BuildProgress], None] = lambda _: None,
         cancelled: Callable[[], bool] = _never,
     ) -> dict[str, Any]:
-        """Load a model and wait until it can generate; return its row of `status`."""
+        """Load a model and wait until it can generate; return its row of `status`.
+
+        A model for MLC is built first when it is not; *building* is told how far that is.
+        """
         guard = Deadline(cancelled, float("inf"))
-        selection, lease = self._acquire(GenerateRequest(model=name, variant=variant))
+        request = GenerateRequest(model=name, variant=variant)
+        try:
+            selection, lease = self._acquire(request)
+        except ModelNotBuiltError as error:
+            chosen = error.details["variant"]
+            self.build_or_pass(name, variant, chosen, progress=building, cancelled=cancelled)
+            selection, lease = self._acquire(request)
         try:
             self._wait(selection, lease, guard)
         finally:
@@ -190,7 +207,44 @@ class Service:
         if pin is not None:
             self._supervisor.pin(key, pin)
         row = next((w for w in self._supervisor.snapshot() if w.key == key), None)
-        return _row(row) if row else {"model": key[0], "variant": key[1], "state": "absent"}
+        return views.row(row) if row else {"model": key[0], "variant": key[1], "state": "absent"}
+
+    def build_or_pass(
+        self,
+        name: str,
+        wanted: str | None,
+        variant: str,
+        *,
+        progress: Callable[[BuildProgress], None] = lambda _: None,
+        cancelled: Callable[[], bool] = _never,
+    ) -> None:
+        """Build *variant*; where nothing holds and none was *wanted*, leave it to the next backend."""
+        try:
+            self.build(name, variant=variant, progress=progress, cancelled=cancelled)
+        except BuildFailedError as error:
+            if wanted is not None or not error.cached:
+                raise
+            self._catalog.forget_weights()
+            logger.warning("%s\nanother backend's variant is taken", error.message)
+
+    def build(
+        self,
+        name: str,
+        *,
+        variant: str | None = None,
+        force: bool = False,
+        board: str | None = None,
+        progress: Callable[[BuildProgress], None] = lambda _: None,
+        cancelled: Callable[[], bool] = _never,
+    ) -> dict[str, Any]:
+        """Convert and compile a pulled model for MLC, once; return its record and its path.
+
+        Without *variant* it is the first for MLC. It may take minutes; the calling thread waits.
+        """
+        build = self.building.build(
+            name, variant, force=force, board=board, progress=progress, cancelled=cancelled
+        )
+        return {**build.to_dict(), "path": str(build.path)}
 
     def unload(self, name: str) -> dict[str, Any]:
         """Let a model finish its requests and end its processes; return what that gave back."""
@@ -283,10 +337,10 @@ class Service:
                 "error": self._registry_error,
             },
             "memory": dataclasses.asdict(self._catalog.memory()),
-            "workers": [_row(worker) for worker in workers],
+            "workers": [views.row(worker) for worker in workers],
             "counters": {
-                "model_loads_total": _counter(self._supervisor.loads, "result"),
-                "worker_restarts_total": _counter(self._supervisor.restarts, "cause"),
+                "model_loads_total": views.counter(self._supervisor.loads, "result"),
+                "worker_restarts_total": views.counter(self._supervisor.restarts, "cause"),
             },
         }
 
@@ -306,15 +360,16 @@ class Service:
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether work can be accepted, and what it waits for."""
         if self._supervisor.draining:
-            return False, _readiness("draining")
+            return False, views.readiness("draining")
         failed = [error for error in self._preloading.values() if error is not None]
         if failed:
-            return False, _readiness("failed", reason=failed[0].message)
+            return False, views.readiness("failed", reason=failed[0].message)
         if not self._preloaded.is_set():
             loading = [w for w in self._supervisor.snapshot() if w.state is State.STARTING]
             percent = 100 * (loading[0].progress or 0.0) if loading else None
-            return False, _readiness("loading", phase=loading[0].model if loading else None, percent=percent)
-        return True, _readiness("ready")
+            phase = loading[0].model if loading else None
+            return False, views.readiness("loading", phase=phase, percent=percent)
+        return True, views.readiness("ready")
 
     def begin_drain(self) -> None:
         """Accept no new work; a signal handler may call this."""
@@ -342,39 +397,3 @@ def build_service(settings: Settings) -> Service:
     catalog = Catalog(settings, registry, detect())
     catalog.store.sweep()
     return Service(settings, catalog)
-
-
-def _advice(selection: Selection) -> str:
-    """Name what to pull: the best for this machine, and the smallest that would do."""
-    able = [candidate for candidate in selection.candidates if candidate.verdict != "rejected"]
-    smallest = min(able, key=lambda candidate: (-candidate.task_fit, candidate.memory_bytes))
-    best = f"the best for it here: {selection.pull_command}"
-    if smallest.model == selection.model:
-        return best
-    return f"{best}; the smallest: jetllm pull {smallest.model} --variant {smallest.variant}"
-
-
-def _resident(worker: WorkerStatus) -> Resident:
-    return Resident(
-        model=worker.model,
-        variant=worker.variant,
-        state=worker.state.value,
-        evictable=not worker.pinned,
-        memory_bytes=worker.memory_observed_bytes or worker.memory_predicted_bytes,
-        context_tokens=worker.context_tokens,
-        to_come_bytes=worker.memory_to_come_bytes,
-    )
-
-
-def _row(worker: WorkerStatus) -> dict[str, Any]:
-    return {**dataclasses.asdict(worker), "state": worker.state.value}
-
-
-def _counter(values: dict[tuple[str, str], int], label: str) -> list[dict[str, Any]]:
-    return [{"model": model, label: name, "value": n} for (model, name), n in sorted(values.items())]
-
-
-def _readiness(
-    status: str, *, phase: str | None = None, percent: float | None = None, reason: str | None = None
-) -> dict[str, Any]:
-    return {"status": status, "phase": phase, "percent": percent, "reason": reason}

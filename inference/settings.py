@@ -20,7 +20,9 @@ _PACKAGE_DIR = Path(__file__).resolve().parent
 _INHERITED = re.compile(
     r"(?!\w*(?:KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL))"  # NVIDIA_API_KEY is one
     r"(?:PATH|HOME|USER|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|CUDA_\w+|NVIDIA_\w+|OMP_\w+|GOMP_\w+"
-    r"|XDG_CACHE_HOME|HF_HOME)"
+    r"|XDG_CACHE_HOME|HF_HOME"
+    # Where mlc_llm and TVM look for themselves, their libraries and their caches.
+    r"|PYTHONPATH|CONDA_PREFIX|MLC_\w+|TVM_\w+)"
 )
 _KINDS = {
     "integer": "a whole number",
@@ -56,6 +58,16 @@ class Settings(BaseModel):
     api_key: SecretStr | None = Field(None, description="key that every request must carry as a bearer token")
     registry: Path | None = Field(None, description="the models.json to use; the shipped one by default")
     cache_dir: Path = Field(Path("~/.cache/jetllm"), description="where weights are kept")
+    mlc_device: Literal["cuda", "cpu"] | None = Field(
+        None, description="where MLC computes; by default the GPU, if there is one"
+    )
+    store_quota_bytes: int | None = Field(
+        None,
+        ge=0,
+        le=2**50,
+        json_schema_extra=_unit("bytes"),
+        description="disk that weights may take, for which unused ones are removed; by default nothing is",
+    )
     state_dir: Path = Field(
         Path("~/.local/state/jetllm"), description="lock and state; one daemon per directory"
     )
@@ -80,12 +92,12 @@ class Settings(BaseModel):
         json_schema_extra=_unit("tokens"),
         description="context window of each sequence, at most the model's own",
     )
-    prefill_batch_tokens: int = Field(
-        64,
+    prefill_batch_tokens: int | None = Field(
+        None,
         ge=32,
         le=4096,
         json_schema_extra=_unit("tokens"),
-        description="prompt tokens computed between two looks at cancellation",
+        description="prompt tokens computed at once, between two looks at cancellation; 64, with MLC 512",
     )
     prompt_cache_bytes: int = Field(
         256 * 2**20,
@@ -157,7 +169,9 @@ class Settings(BaseModel):
         600.0, gt=0, le=86_400, json_schema_extra=_unit("s"), description="longest life of a request"
     )
     preload: tuple[str, ...] = Field((), description="models loaded at start")
-    pin: tuple[str, ...] = Field((), description="models never unloaded by themselves")
+    pin: tuple[str, ...] = Field(
+        (), description="models never unloaded by themselves, nor removed for the quota"
+    )
     speed: Literal["fast", "balanced", "quality"] = Field(
         "balanced", description="speed priority of requests that name none"
     )
@@ -309,7 +323,12 @@ def _parted(value: Any) -> Any:
 def worker_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of a worker: an allow-list, so that no key or token of ours gets in."""
     env = os.environ if environ is None else environ
-    return _WORKER_ENVIRONMENT | {name: text for name, text in env.items() if _INHERITED.fullmatch(name)}
+    inherited = {name: text for name, text in env.items() if _INHERITED.fullmatch(name)}
+    if paths := inherited.pop("PYTHONPATH", ""):
+        # A worker has another working directory.
+        kept = [str(Path(path).absolute()) for path in paths.split(os.pathsep) if path]
+        inherited["PYTHONPATH"] = os.pathsep.join(kept)
+    return _WORKER_ENVIRONMENT | inherited
 
 
 def settings_table() -> str:

@@ -145,6 +145,7 @@ class FakeService:
     requests: list[GenerateRequest] = field(default_factory=list)
     streams: list[FakeStream] = field(default_factory=list)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
+    pulling: tuple[Any, ...] = ()
     load_error: JetLLMError | None = None
     load_gate: Gate | None = None
     draining: bool = False
@@ -204,6 +205,38 @@ class FakeService:
         """Note the call."""
         self.calls.append(("unload", name))
         return {"model": name, "variant": "q4", "freed_bytes": 5}
+
+    def pull(
+        self,
+        name: str,
+        *,
+        variant: str | None,
+        progress: Callable[[Any], None],
+        cancelled: Callable[[], bool],
+    ) -> dict[str, Any]:
+        """Tell and wait as scripted in *pulling*, then be done."""
+        self.calls.append(("pull", name, variant))
+        self.model(name)
+        for step in self.pulling:
+            if isinstance(step, Gate):
+                step.wait(cancelled)
+            elif isinstance(step, Exception):
+                raise step
+            else:
+                progress(step)
+        return {"model": name, "variant": "q4", "path": "/secret/m.gguf"}
+
+    def build(
+        self,
+        name: str,
+        *,
+        variant: str | None,
+        force: bool,
+        progress: Callable[[Any], None],
+        cancelled: Callable[[], bool],
+    ) -> dict[str, Any]:
+        """Refuse: what is built is built by the real service."""
+        raise NotImplementedError
 
     def select(self, request: GenerateRequest, *, context_tokens: int | None = None) -> Any:
         """Explain."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from inference.api import Limits, create_app
 from inference.api.errors import STATUS_BY_CODE
-from inference.api.schema import ChatBody, CompletionBody, LoadBody, UnloadBody, read
+from inference.api.schema import ChatBody, CompletionBody, LoadBody, PullBody, UnloadBody, read
 from tests.fake_service import FakeService
 
 TEXT = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
@@ -55,12 +55,14 @@ def test_limits_are_the_documented_ones() -> None:
 def test_example_bodies_are_accepted() -> None:
     """The bodies of the curl examples pass the checks."""
     bodies = [json.loads(found) for found in re.findall(r"-d '(\{.*?\})'", TEXT, re.DOTALL)]
-    assert len(bodies) == 5
+    assert len(bodies) == 6
     for body in bodies:
         if "messages" in body:
             read(ChatBody, body).to_request()
         elif "prompt" in body:
             read(CompletionBody, body).to_request()
+        elif "variant" in body:
+            read(PullBody, body)
         else:
             read(LoadBody, body)
             read(UnloadBody, body)

@@ -22,9 +22,12 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("daemon",),
     ("client", "console"),
     ("inference_engine", "api"),
+    ("provision",),
     ("service", "decisions"),
+    ("building",),
     ("catalog", "stream", "instance", "decision_log", "registry_watch", "gauges"),
-    ("choice", "planning"),
+    ("choice", "planning", "views"),
+    ("compiled",),
     ("runtime.supervisor",),
     ("runtime.account",),
     ("runtime.entry",),
@@ -76,7 +79,7 @@ ONLY_IN: dict[str, set[str]] = {
 USED_ONLY_IN: dict[str, set[str]] = {
     "os.environ": {"settings"},
     "os.getenv": {"settings"},
-    "os.putenv": {"settings"},
+    "os.putenv": {"settings", "backends.mlc"},  # TVM reads its number of threads there
     "importlib.import_module": {"backends.__init__", "artifacts.sources.hub"},
     "os.fork": set(),
     "os.system": set(),

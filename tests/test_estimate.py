@@ -140,9 +140,10 @@ def test_mlc_by_hand() -> None:
     assert estimate.weights_bytes == 75_715_200
     assert estimate.kv_cache_bytes == 47_188_480  # 2048 * (64 * 3 * 30 * 4 + 1.25)
     aux = 2 * 88 + 512 * 19 * 8 + 512 * 64 * 21 * 4 + 48 * MIB
-    work = 512 * 4 + 4 + 1025 * 576 * 2
+    work = 512 * 4 + 4 + 1025 * 18 * 64 * 2  # 18 heads are assumed, where 9 are not told
+    pages = 737_320  # 2 * 16 tokens, at 23041.25 bytes
     logits = 20 + 792_576  # 49152 * 16.125
-    assert estimate.workspace_bytes == aux + work + logits + 2 * 512 * 576 * 8 * 2
+    assert estimate.workspace_bytes == aux + work + logits + pages + 2 * 512 * 576 * 8 * 2
     assert estimate.prompt_cache_bytes == 0
 
 
@@ -156,7 +157,7 @@ def test_mlc_takes_the_query_heads_that_are_known() -> None:
         ).total_bytes
         for heads in ({}, {"heads": 9})
     )
-    assert bound - exact == 9 * (512 * 8 + 512 * 64 * 4)  # 18 heads were assumed
+    assert bound - exact == 9 * (512 * 8 + 512 * 64 * 4 + 1025 * 64 * 2)  # 18 heads were assumed
 
 
 @pytest.mark.parametrize("backend", ["llamacpp", "mlc", "transformers"])

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from inference.choice import unfit
 from inference.device import CPU_BACKENDS, Device, backends_for, detect, image_for, why_unfit
+from inference.registry import load_registry
 
 BOARDS = Path(__file__).parent / "fixtures" / "devices"
 ALL = {"llamacpp", "mlc", "transformers"}
@@ -136,3 +138,14 @@ def test_nothing_is_said_of_what_fits_or_is_unknown(container: str | None, l4t: 
 def test_unfit_container_is_told_with_what_would_fit(container: str, l4t: str, sentence: str) -> None:
     """The sentence names what the image is for, what the machine has, and what there is for it."""
     assert why_unfit(container, l4t) == sentence
+
+
+def test_a_model_that_the_images_mlc_does_not_know_is_unfit() -> None:
+    """Qwen3 came to MLC in 2025: the image for L4T 36.3 does not know it, the one for 36.4 does."""
+    registry = load_registry(Path(__file__).parent.parent / "models.json")
+    anywhere = {name: spec.model_copy(update={"container": None}) for name, spec in registry.models.items()}
+    registry = dataclasses.replace(registry, models=anywhere)
+    old, new = (unfit(registry, _orin(l4t), container=True) for l4t in ("36.3.0", "36.4.3"))
+    assert "Unknown model type: qwen3" in old["qwen3-4b", "mlc-q4f16_1"]
+    assert ("qwen3-4b", "mlc-q4f16_1") not in new
+    assert ("qwen2.5-0.5b-instruct", "mlc-q4f16_1") not in new

@@ -153,7 +153,7 @@ def test_image_is_found_by_its_short_name(image: str) -> None:
     [
         ("r36.2.0", OLD, "607dc5a"),
         ("dustynv/nano_llm:r36.2.0", OLD, "607dc5a"),
-        ("docker.io/dustynv/mlc:r36.2.0", "dustynv/mlc:r36.2.0", "607dc5a"),
+        ("registry.example/dustynv/mlc:r36.2.0", "dustynv/mlc:r36.2.0", "607dc5a"),
         ("0.19.0-r36.4.0", "dustynv/mlc:0.19.0-r36.4.0", "cf7ae82"),
         ("nano_llm:r36.4.0", "nano_llm:r36.4.0", None),
     ],

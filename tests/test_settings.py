@@ -329,14 +329,26 @@ def test_worker_gets_what_is_on_the_list_and_nothing_else() -> None:
         "LC_ALL": "C",
         "CUDA_VISIBLE_DEVICES": "0",
         "OMP_NUM_THREADS": "2",
+        "MLC_LLM_HOME": "/m",
+        "TVM_LIBRARY_PATH": "/t",
+        "PYTHONPATH": "/p:/q",
     }
     kept_out = dict.fromkeys(
-        ("JETLLM_API_KEY", "HF_TOKEN", "NVIDIA_API_KEY", "AWS_SECRET_ACCESS_KEY", "LD_PRELOAD", "PYTHONPATH",
-         "PYTHONSTARTUP", "HTTPS_PROXY", "XPATH", "PATHS"), SECRET)  # fmt: skip
+        ("JETLLM_API_KEY", "HF_TOKEN", "NVIDIA_API_KEY", "AWS_SECRET_ACCESS_KEY", "LD_PRELOAD",
+         "MLC_HF_TOKEN", "PYTHONSTARTUP", "HTTPS_PROXY", "XPATH", "PATHS"), SECRET)  # fmt: skip
     found = worker_environment({**needed, **kept_out})
     assert found.items() >= needed.items()
     assert not found.keys() & kept_out.keys()
     assert SECRET not in found.values()
+
+
+def test_worker_finds_the_daemons_own_packages_from_another_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative entries of PYTHONPATH are those of the daemon's directory; empty ones name none."""
+    monkeypatch.chdir(tmp_path)
+    found = worker_environment({"PYTHONPATH": "checkout/python::/p"})
+    assert found["PYTHONPATH"] == f"{tmp_path}/checkout/python:/p"
 
 
 def test_worker_environment_calms_openmp_and_keeps_engines_offline() -> None:

@@ -237,7 +237,7 @@ def test_the_formula_holds_for_a_real_model(make_supervisor: Make, smollm2_path:
     settings = load_settings()
     spec = load_registry(settings.registry_path).models["smollm2-135m-instruct"]
     key = next((spec.name, name) for name, v in spec.variants.items() if v.backend == "llamacpp")
-    size, slots, context, batch = smollm2_path.stat().st_size, 2, 512, settings.prefill_batch_tokens
+    size, slots, context, batch = smollm2_path.stat().st_size, 2, 512, 64
     estimate = estimate_memory(
         spec,
         spec.variants[key[1]],

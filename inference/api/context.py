@@ -78,6 +78,27 @@ class Service(Protocol):
     def unload(self, name: str) -> dict[str, Any]:
         """Return once its memory is back."""
 
+    def pull(
+        self,
+        name: str,
+        *,
+        variant: str | None,
+        progress: Callable[[Any], None],
+        cancelled: Callable[[], bool],
+    ) -> dict[str, Any]:
+        """Return once its weights are here."""
+
+    def build(
+        self,
+        name: str,
+        *,
+        variant: str | None,
+        force: bool,
+        progress: Callable[[Any], None],
+        cancelled: Callable[[], bool],
+    ) -> dict[str, Any]:
+        """Return the record of its build, once it stands."""
+
     def select(self, request: GenerateRequest, *, context_tokens: int | None = None) -> Any:
         """Return the decision, with every candidate."""
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Blueprint, Response
 
 from inference.api.body import answer, client_left, read_object
 from inference.api.context import Context
-from inference.api.schema import LoadBody, SelectBody, UnloadBody, read
+from inference.api.feed import Cancelled, Tell, feed
+from inference.api.schema import BuildBody, LoadBody, PullBody, SelectBody, UnloadBody, read
 
 
 def native_routes(context: Context) -> Blueprint:
@@ -45,6 +48,35 @@ def native_routes(context: Context) -> Blueprint:
         body = read(UnloadBody, read_object())
         with context.permit():
             return answer(service.unload(body.model))
+
+    @routes.post("/models/<path:name>/pull")
+    def pull(name: str) -> Response:
+        body = read(PullBody, read_object())
+
+        def work(tell: Tell, cancelled: Cancelled) -> dict[str, str]:
+            with context.permit():
+                pulled = service.pull(name, variant=body.variant, progress=tell, cancelled=cancelled)
+                return {key: pulled[key] for key in ("model", "variant")}
+
+        return feed(context, work)
+
+    @routes.post("/models/<path:name>/build")
+    def build(name: str) -> Response:
+        body = read(BuildBody, read_object())
+
+        def work(tell: Tell, cancelled: Cancelled) -> dict[str, Any]:
+            with context.permit():
+                built = service.build(
+                    name,
+                    variant=body.variant,
+                    force=bool(body.force),
+                    progress=tell,
+                    cancelled=cancelled,
+                )
+                shown = ("model", "variant", "key", "recipe", "steps", "failures", "text", "parameters_bytes")
+                return {key: built[key] for key in shown}
+
+        return feed(context, work)
 
     @routes.post("/select")
     def select() -> Response:

@@ -285,6 +285,19 @@ class UnloadBody(_Strict):
     model: Name
 
 
+class PullBody(_Strict):
+    """The body of ``POST /jetllm/v1/models/<id>/pull``."""
+
+    variant: Name | None = None
+
+
+class BuildBody(_Strict):
+    """The body of ``POST /jetllm/v1/models/<id>/build``."""
+
+    variant: Name | None = None
+    force: bool | None = None
+
+
 def read(cls: type[_Body], data: dict[str, Any]) -> _Body:
     """Check *data* against a body's fields.
 

@@ -9,8 +9,8 @@ import click
 
 from inference.cli.common import client_of, daemon_or_service, json_flag
 from inference.client import Client
-from inference.console import download_bar, gib, print_json, print_line, print_table
-from inference.errors import JetLLMError, ModelNotPulledError
+from inference.console import build_bar, download_bar, gib, print_json, print_line, print_table
+from inference.errors import JetLLMError
 from inference.settings import Settings, load_settings
 
 
@@ -23,15 +23,16 @@ from inference.settings import Settings, load_settings
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens to generate.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="0 is greedy.")
 @click.option("--seed", type=int, help="Same seed, same text.")
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), help="Where MLC computes; not in the daemon.")
 @json_flag
 @click.pass_obj
-def run(config: Path | None, /, prompt: str, as_json: bool, **options: Any) -> None:
+def run(config: Path | None, /, prompt: str, device: str | None, as_json: bool, **options: Any) -> None:
     """Answer PROMPT, streaming; through the daemon when one runs, else in this process.
 
     Example: jetllm run "Why is the sky blue?" --max-tokens 100
     """
     given = {name: value for name, value in options.items() if value is not None}
-    with daemon_or_service(config) as (client, service):
+    with daemon_or_service(config, {"mlc_device": device} if device else None) as (client, service):
         if client is not None:
             _run_through_daemon(client, prompt, given, as_json)
         else:
@@ -54,14 +55,7 @@ def _run_here(service: Any, prompt: str, given: dict[str, Any], as_json: bool) -
     from inference.inference_engine import as_dict
 
     request = GenerateRequest(messages=(Message("user", prompt),), **given)
-    try:
-        stream = service.generate(request)
-    except ModelNotPulledError:
-        if request.model is None:
-            raise
-        with download_bar(request.model) as progress:
-            service.pull(request.model, variant=request.variant, progress=progress)
-        stream = service.generate(request)
+    stream = _started(service, request)
     with stream:
         for chunk in stream:
             if not as_json:
@@ -70,6 +64,22 @@ def _run_here(service: Any, prompt: str, given: dict[str, Any], as_json: bool) -
         print_json(as_dict(stream.result))
     else:
         print_line()
+
+
+def _started(service: Any, request: Any) -> Any:
+    """Start generating; what a named model lacks is brought and built first."""
+    from inference.provision import provided
+
+    if request.model is None:
+        return service.generate(request)
+    return provided(
+        lambda: service.generate(request),
+        service,
+        request.model,
+        request.variant,
+        pulling=lambda: download_bar(request.model),
+        building=lambda: build_bar(request.model),
+    )
 
 
 @click.command()

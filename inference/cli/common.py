@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,10 +20,16 @@ json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @contextmanager
-def daemon_or_service(config: Path | None) -> Iterator[tuple[Client | None, Any]]:
-    """The running daemon's client, or a service of this process's own when none runs."""
-    settings = load_settings(config=config)
-    client = client_of(settings)
+def daemon_or_service(
+    config: Path | None, flags: Mapping[str, Any] | None = None
+) -> Iterator[tuple[Client | None, Any]]:
+    """The running daemon's client, or a service of this process's own when none runs.
+
+    Args:
+        flags: settings for a service of our own; a daemon has its own ones, and is not asked with them.
+    """
+    settings = load_settings(flags, config=config)
+    client = None if flags else client_of(settings)
     if client is not None:
         yield client, None
         return

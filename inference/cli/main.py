@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from inference.cli.ask import run, select
+from inference.cli.build import build, bundle
+from inference.cli.lint import lint
 from inference.cli.machine import device, status, version
 from inference.cli.models import load, models, ps, pull, unload
 from inference.cli.serve import serve
@@ -57,5 +59,20 @@ def main(ctx: click.Context, config: Path | None) -> None:
     ctx.obj = config
 
 
-for command in (serve, run, select, models, pull, load, unload, ps, status, device, version):
+for command in (
+    serve,
+    run,
+    select,
+    models,
+    pull,
+    build,
+    bundle,
+    load,
+    unload,
+    ps,
+    lint,
+    status,
+    device,
+    version,
+):
     main.add_command(command)

@@ -167,6 +167,18 @@ def detect(root: Path | str = "/") -> Device:
     return _with_device_file(device, root)
 
 
+def known_boards() -> list[str]:
+    """Return our names of all boards."""
+    return sorted(_BOARDS)
+
+
+def compute_capability(board: str) -> str | None:
+    """Return the compute capability of a board's GPU."""
+    families = {"nano": "tegra210", "xavier": "tegra194", "orin": "tegra234", "thor": "tegra264"}
+    soc = next((soc for family, soc in reversed(families.items()) if family in board.split("-")), None)
+    return _COMPUTE_CAPABILITY.get(soc or "")
+
+
 def _read(root: Path, path: str) -> str:
     return read_text(below(root, path))
 

@@ -54,6 +54,7 @@ class WorkerSpec:
         options: `LoadOptions.to_dict` without ``runtime_dir``, which the worker gets of its own.
         environment: the whole environment of the child.
         main: the module that the child runs.
+        store: the store of the weights, which the child holds there as long as it lives; ``None``: none.
     """
 
     name: str
@@ -61,6 +62,7 @@ class WorkerSpec:
     options: Mapping[str, Any]
     environment: Mapping[str, str]
     main: str = "inference.runtime.worker_main"
+    store: str | None = None
 
 
 @dataclass
@@ -116,7 +118,9 @@ class Worker:
         self._drainer = self._thread(self._drain_stderr, "stderr")
         self._thread(self._receive, "wire")
         options = {**self.spec.options, "runtime_dir": str(self._runtime_dir)}
-        self._connection.send({"op": "load", "backend": self.spec.backend, "options": options})
+        self._connection.send(
+            {"op": "load", "backend": self.spec.backend, "options": options, "store": self.spec.store}
+        )
 
     def _spawn(self, socket_fd: int, lifeline_fd: int) -> subprocess.Popen[bytes]:
         arguments = (socket_fd, lifeline_fd, os.getpid())
@@ -127,9 +131,14 @@ class Worker:
             stderr=subprocess.STDOUT,
             pass_fds=(socket_fd, lifeline_fd),
             start_new_session=True,
-            env={**self.spec.environment, "PYTHONPATH": str(_PACKAGE_PARENT)},
+            env={**self.spec.environment, "PYTHONPATH": os.pathsep.join(self._python_path())},
             cwd=self._runtime_dir,
         )
+
+    def _python_path(self) -> list[str]:
+        """Our own package first, then what the environment names: an engine may be a source checkout."""
+        others = self.spec.environment.get("PYTHONPATH", "").split(os.pathsep)
+        return [str(_PACKAGE_PARENT), *filter(None, others)]
 
     def _thread(self, target: Callable[[], None], role: str) -> threading.Thread:
         thread = threading.Thread(target=target, name=f"{role}:{self.spec.name}", daemon=True)
@@ -342,7 +351,9 @@ class Worker:
         message = f"{self.spec.name}: the worker {how}, {after}"
         if self.info is None and code != -signal.SIGKILL:
             return self._with_reason(LoadFailedError(f"{message}, while loading"))
-        return WorkerCrashedError(message, hint=hint)
+        error = WorkerCrashedError(message, hint=hint)
+        # One that ends by itself had a reason and wrote it down; a signal leaves the lines of before.
+        return self._with_reason(error) if code > 0 else error
 
     def _with_reason(self, error: JetLLMError) -> JetLLMError:
         telling = [line for line in self.stderr_tail(200) if _REASON.search(line)]

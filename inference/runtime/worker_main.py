@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from inference.artifacts.holdings import hold
 from inference.backends import BackendProtocol, LoadOptions, open_backend
 from inference.errors import InternalError, JetLLMError, LoadFailedError
 from inference.generation import Chunk, GenerateRequest
@@ -86,7 +87,10 @@ def _confine() -> bool:
 def _load(connection: Connection, frame: Frame, *, network_isolated: bool) -> BackendProtocol:
     started_s = time.monotonic()
     try:
-        backend = open_backend(frame["backend"], LoadOptions.from_dict(frame["options"]))
+        options = LoadOptions.from_dict(frame["options"])
+        if frame.get("store"):
+            _hold(Path(frame["store"]), options.weights)
+        backend = open_backend(frame["backend"], options)
     except JetLLMError as error:
         _fail(connection, error)
     except Exception as error:
@@ -106,6 +110,20 @@ def _load(connection: Connection, frame: Frame, *, network_isolated: bool) -> Ba
     }
     connection.send({"event": "ready", "info": info})
     return backend
+
+
+def _hold(store: Path, weights: Path) -> None:
+    """Use the weights to the end of this process, whichever it is: nobody removes them to make room.
+
+    Raises:
+        ModelNotPulledError: somebody did, between the choice and now.
+    """
+    if not weights.is_relative_to(store):
+        return
+    try:
+        hold(store, weights)
+    except OSError as error:  # a mount without locks, where nobody removes by age
+        sys.stderr.write(f"worker: the weights are not held: {error}\n")
 
 
 def _fail(connection: Connection, error: JetLLMError) -> NoReturn:

@@ -28,9 +28,10 @@ _LLAMACPP_CELLS = 256  # a sliding-window cache is rounded up to this many token
 # which is 240 MiB per slot with Gemma 3 270M, outside of every other limit: the backend must set this.
 LLAMACPP_CHECKPOINTS = 1
 
+_PREFILL_BATCH_TOKENS = {"llamacpp": 64, "mlc": 512, "transformers": 64}  # a GPU is idle with less
+
 # Not calibrated: the interpreter, TVM and a CUDA context. The first observed load corrects it.
-_MLC_OVERHEAD_BYTES = 512 * _MIB
-_MLC_AUX_BYTES = 48 * _MIB
+_MLC_OVERHEAD_BYTES, _MLC_AUX_BYTES = 512 * _MIB, 48 * _MIB
 
 # transformers held 959 MB with SmolLM2 in f32, whose weights are 538 MB.
 _TRANSFORMERS_OVERHEAD_BYTES = 448 * _MIB
@@ -179,7 +180,7 @@ def estimate_memory(
     slots: int,
     prompt_cache_bytes: int,
     weights_bytes: int | None,
-    prefill_batch_tokens: int = 128,
+    prefill_batch_tokens: int | None = 128,
 ) -> MemoryEstimate:
     """Predict the bytes resident once *variant* is loaded and every slot has been used to the full.
 
@@ -210,7 +211,7 @@ def memory_formula(
     slots: int,
     prompt_cache_bytes: int,
     weights_bytes: int | None,
-    prefill_batch_tokens: int = 128,
+    prefill_batch_tokens: int | None = 128,
 ) -> MemoryFormula | None:
     """Return the formula of `estimate_memory`; ``None`` where a shape number or the weights are unknown."""
     shape = _shape(spec)
@@ -219,7 +220,12 @@ def memory_formula(
         return None
     formula = {"llamacpp": _llamacpp, "mlc": _mlc, "transformers": _transformers}[variant.backend]
     cache = prompt_cache_bytes if variant.backend == "llamacpp" else 0
-    return formula(shape, weights, cache, slots, prefill_batch_tokens)
+    return formula(shape, weights, cache, slots, prefill_batch(variant.backend, prefill_batch_tokens))
+
+
+def prefill_batch(backend: str, wanted_tokens: int | None) -> int:
+    """Return the prompt tokens that *backend* computes at once: as wanted, or what suits it."""
+    return wanted_tokens or _PREFILL_BATCH_TOKENS[backend]
 
 
 def declared_memory_bytes(spec: ModelSpec, variant: Variant, weights_bytes: int | None) -> int:
@@ -356,19 +362,24 @@ def _llamacpp(shape: _Shape, weights: int, cache: int, slots: int, batch: int) -
 
 
 def _mlc(shape: _Shape, weights: int, cache: int, slots: int, chunk: int) -> MemoryFormula:
-    # mlc_llm's own accounting, as read in its source; f16 K and V are assumed even for f32 models
+    # mlc_llm's own accounting, as in backends/_mlc_memory.py; f16 K and V are assumed even for f32 models
+    chunk = max(chunk, _PREFILL_BATCH_TOKENS["mlc"])
+    kv_bytes_per_token = slots * (shape.kv_values_per_token_layer * 2 * shape.layers + 1.25)
     aux = (slots + 1) * 88 + chunk * (shape.heads + 1) * 8 + _MLC_AUX_BYTES
     aux += chunk * shape.head_dim * (shape.heads + shape.kv_heads) * 4
-    work = chunk * 4 + slots * 4 + (2 * chunk + slots) * shape.hidden_size * 2
+    work = chunk * 4 + slots * 4 + (2 * chunk + slots) * shape.head_dim * shape.heads * 2
     logits = slots * 20 + round(slots * shape.vocab_size * 16.125)
     largest_temporary = chunk * shape.hidden_size * 8 * 2  # gate and up projections of the MLP, f16
     return MemoryFormula(
         weights,
         _MLC_OVERHEAD_BYTES,
         cache,
-        workspace_bytes=aux + work + logits + 2 * largest_temporary,
+        # A sequence takes whole pages of 16 tokens, and the backend keeps one more free for each.
+        # a sequence takes whole pages of 16 tokens, and the backend keeps one more free for each
+        workspace_bytes=aux + work + logits + 2 * largest_temporary + round(32 * kv_bytes_per_token),
         workspace_bytes_per_token=0,
-        kv_bytes_per_token=slots * (shape.kv_values_per_token_layer * 2 * shape.layers + 1.25),
+        kv_bytes_per_token=kv_bytes_per_token,
+        allocates_late=True,  # on a CPU pages count when they are written; of a GPU nothing is learned
     )
 
 

@@ -72,7 +72,7 @@ class World:
     prompt_cache_bytes: int
     container: bool
     incompatible: Mapping[Key, str] = field(default_factory=dict)
-    prefill_batch_tokens: int = 128
+    prefill_batch_tokens: int | None = 128
     cpu_cores: int | None = None
     evidence: Mapping[Key, Evidence] = field(default_factory=dict)
     variant_corrections: Mapping[Key, int] = field(default_factory=dict)

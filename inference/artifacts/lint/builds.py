@@ -73,7 +73,7 @@ def build_for(image: str) -> MLCBuild:
             hint=f"known: {', '.join(known_images())}",
             param="image",
         )
-    short = image.removeprefix("docker.io/").removeprefix("dustynv/")
+    short = "/".join(image.split("/")[-2:]).removeprefix("dustynv/")  # without the name of a registry
     for build in _BUILDS:
         if short in (build.image.removeprefix("dustynv/"), build.image.rpartition(":")[2]):
             return build
