@@ -27,6 +27,7 @@ from inference.device.detect import compute_capability, known_boards
 from inference.errors import (
     BackendTimeoutError,
     CancelledError,
+    DoesNotFitError,
     InvalidRequestError,
     LoadFailedError,
     MissingDependencyError,
@@ -37,6 +38,7 @@ from inference.errors import (
 from inference.generation import GenerateRequest, Message
 from inference.registry import ModelSpec, Variant
 from inference.runtime.worker import Worker, WorkerSpec
+from inference.selection.estimate import estimate_memory
 from inference.settings import Settings, worker_environment
 
 _ANSWER_TOKENS = 48
@@ -148,10 +150,38 @@ class Building:
         return Builder(
             self._catalog.store,
             self._catalog.compiled.engine,
-            prove=lambda path, order, cancelled: prove(path, order, self._settings, cancelled),
+            prove=self._prove,
             environment=worker_environment(),
             budget_bytes=self._catalog.budget_bytes,
         )
+
+    def _prove(self, path: Path, order: Order, cancelled: Callable[[], bool]) -> Proof:
+        """Try a build, if there is the memory for it.
+
+        Raises:
+            DoesNotFitError: there is not.
+            JetLLMError: of `prove`.
+        """
+        model, spec = self._catalog.registry.get(order.model)
+        variant = self._catalog.variants(spec)[order.variant]
+        needed_bytes = estimate_memory(
+            spec,
+            variant,
+            context_tokens=min(_TRY_CONTEXT_TOKENS, order.context_tokens),
+            slots=1,
+            prompt_cache_bytes=0,
+            weights_bytes=sum(each.stat().st_size for each in path.glob("params_shard_*")),
+            prefill_batch_tokens=order.chunk_tokens,
+        ).total_bytes
+        budget_bytes = self._catalog.budget_bytes()
+        if budget_bytes is not None and needed_bytes > budget_bytes:
+            raise DoesNotFitError(
+                f"{model}: to try what was built needs {needed_bytes / 2**20:,.0f} MiB; "
+                f"{budget_bytes / 2**20:,.0f} MiB can be given to it now",
+                hint="unload models first (jetllm ps), or choose a smaller model",
+                details={"needed_bytes": needed_bytes, "budget_bytes": budget_bytes},
+            )
+        return prove(path, order, self._settings, cancelled)
 
     def _variant(self, name: str, variant_name: str | None) -> tuple[str, ModelSpec, str, Variant]:
         model, spec = self._catalog.registry.get(name)

@@ -21,6 +21,7 @@ from inference.artifacts.build import (
     find_engine,
     order_for,
 )
+from inference.artifacts.build.process import StepMemoryError
 from inference.artifacts.store import Store
 from inference.errors import BuildFailedError, CancelledError, DoesNotFitError, LoadFailedError
 from inference.registry import ModelSpec
@@ -65,14 +66,18 @@ def says(text: str = "The capital of France is Paris.") -> Callable[..., Proof]:
     return lambda path, order, cancelled: Proof(text, 8)
 
 
-def builder(store: Store, prove: Callable[..., Proof] | None = None, budget: int | None = None) -> Builder:
+def builder(
+    store: Store,
+    prove: Callable[..., Proof] | None = None,
+    budget: Callable[[], int | None] = lambda: None,
+) -> Builder:
     environment = {**worker_environment(), "PYTHONPATH": str(FAKE)}
     return Builder(
         store,
         find_engine(store.root),
         prove=prove or says(),
         environment=environment,
-        budget_bytes=lambda: budget,
+        budget_bytes=budget,
     )
 
 
@@ -210,9 +215,24 @@ def _cancellable(path: Path, order: Order, cancelled: Callable[[], bool]) -> Pro
 def test_a_machine_without_memory_is_told_before(store: Store, llama: Path) -> None:
     """The refusal names both numbers, and nothing was begun."""
     with pytest.raises(DoesNotFitError) as raised:
-        builder(store, budget=10 * 2**20).build(order(store, llama))
+        builder(store, budget=lambda: 10 * 2**20).build(order(store, llama))
     assert "MiB" in raised.value.message
     assert not list(store.staging.glob("*"))
+
+
+def test_a_step_ends_when_the_machines_memory_is_gone(store: Store, llama: Path) -> None:
+    """Whoever took it: the build gives way, nothing is left behind, and nobody concludes anything."""
+    reached: list[str] = []
+
+    def note(progress: BuildProgress) -> None:
+        reached.append(progress.step)
+
+    with pytest.raises(StepMemoryError, match="convert_weight"):
+        builder(store, budget=lambda: 0 if "convert_weight" in reached[-1:] else 2**34).build(
+            order(store, llama), progress=note
+        )
+    assert not list(store.staging.glob("*")) and not list((store.root / "failed").glob("*"))
+    assert builder(store).build(order(store, llama)).is_whole
 
 
 def test_converted_weights_are_only_compiled(store: Store, llama: Path, tmp_path: Path) -> None:

@@ -150,19 +150,18 @@ class Builder:
         log = self.builds.log_path(recipe.key)
         log.parent.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
-        budget_bytes = self._budget_bytes()
         workshop = Workshop(
             directory,
             order,
             recipe,
             log=log,
             environment=self._environment,
-            budget_bytes=budget_bytes,
+            budget_bytes=self._budget_bytes,
             course=course,
             cancelled=cancelled,
         )
         try:
-            self._weights(workshop, order, recipe, directory, budget_bytes)
+            self._weights(workshop, order, recipe, directory)
             if not portable:
                 workshop.compile()
             workshop.verify(None if portable else self._prove)
@@ -180,14 +179,13 @@ class Builder:
         order: Order,
         recipe: Recipe,
         staging: Path,
-        budget_bytes: int | None,
     ) -> None:
         if order.converted is not None:
             disk.make_space(self._store, order.model, _LIBRARY_BYTES, staging)
             workshop.take_converted()
             return
         headers = read_checkpoint(order.checkpoint).headers
-        shard_bytes = choose_shard_bytes(headers, budget_bytes, recipe.quantization)
+        shard_bytes = choose_shard_bytes(headers, self._budget_bytes(), recipe.quantization)
         expected_bytes = converted_bytes(headers, recipe.quantization)
         staged_bytes = staging_bytes(order.checkpoint, shard_bytes=shard_bytes)
         needed_bytes = staged_bytes + expected_bytes + _LIBRARY_BYTES

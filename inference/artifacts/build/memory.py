@@ -83,8 +83,8 @@ def choose_shard_bytes(
         if needed_bytes <= budget_bytes:
             return shard_bytes
     raise DoesNotFitError(
-        f"the conversion needs about {_gib(needed_bytes)} of memory, with weights in files of"
-        f" {_SHARD_BYTES[-1] // 2**20} MiB; {_gib(budget_bytes)} can be given to it now",
+        f"the conversion needs about {_mib(needed_bytes)} of memory, with weights in files of"
+        f" {_SHARD_BYTES[-1] // 2**20} MiB; {_mib(budget_bytes)} can be given to it now",
         hint="build it on a bigger machine: jetllm build MODEL --for BOARD, then jetllm bundle",
         details={"needed_bytes": needed_bytes, "budget_bytes": budget_bytes},
     )
@@ -133,5 +133,5 @@ def _largest_elements(headers: Headers) -> tuple[int, int]:
     return first, second
 
 
-def _gib(size_bytes: int) -> str:
-    return f"{size_bytes / 2**30:.1f} GiB"
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.0f} MiB"

@@ -23,7 +23,7 @@ from inference.artifacts.build.coherence import incoherence
 from inference.artifacts.build.conversation import use_own_tokens
 from inference.artifacts.build.memory import COMPILE_BYTES, GEN_CONFIG_BYTES
 from inference.artifacts.build.order import Order
-from inference.artifacts.build.process import Budget, run_step
+from inference.artifacts.build.process import Budget, StepMemoryError, run_step
 from inference.artifacts.build.progress import Course
 from inference.artifacts.build.recipe import Recipe, bits_per_parameter
 from inference.artifacts.build.records import LIBRARY, RECORD, Step
@@ -76,7 +76,7 @@ class Workshop:
         *,
         log: Path,
         environment: Mapping[str, str],
-        budget_bytes: int | None,
+        budget_bytes: Callable[[], int | None],
         course: Course,
         cancelled: Callable[[], bool],
     ) -> None:
@@ -89,7 +89,7 @@ class Workshop:
         self._store = directory.parent.parent
         self._temporary = directory / "tmp"
         self._order, self._recipe = order, recipe
-        self._log, self._environment, self._budget_bytes = log, environment, budget_bytes
+        self._log, self._environment, self._budget = log, environment, budget_bytes
         self._course, self._cancelled = course, cancelled
         for path in (self.out, self._temporary):
             path.mkdir(parents=True)
@@ -239,7 +239,7 @@ class Workshop:
     ) -> None:
         self.step = name
         self._course.begin(name)
-        budget_bytes = self._budget_bytes
+        budget_bytes = self._budget()
         if budget_bytes is not None and needed_bytes is not None and needed_bytes > budget_bytes:
             raise DoesNotFitError(
                 f"{self._order.model}: {name} needs about {needed_bytes / 2**20:.0f} MiB; "
@@ -256,9 +256,21 @@ class Workshop:
             environment={**self._environment, "TMPDIR": str(self._temporary)},
             budget=Budget(budget_bytes, time_s, _STALL_S),
             cancelled=self._cancelled,
-            watch=watch or self._course.show,
+            watch=lambda: self._watch(name, watch),
         )
         self.steps.append(Step(name, usage.wall_s, usage.cpu_s, usage.peak_bytes))
+
+    def _watch(self, name: str, watch: Callable[[], None] | None) -> None:
+        """Show how far the step is, and end it before it takes what belongs to others.
+
+        The machine's memory may have gone to something else since the step was admitted.
+        """
+        (watch or self._course.show)()
+        if self._budget() == 0:
+            raise StepMemoryError(
+                f"{name}: ended, because the machine's memory ran short while it worked",
+                hint="unload models or end other programs, then build again",
+            )
 
 
 def converted_bytes(headers: Mapping[str, Mapping[str, Tensor]], quantization: str) -> int:
