@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from inference.errors import InvalidRequestError
 from inference.generation import Message
 from tests.mlc_model import CHAT_TEMPLATE
 
+MOST_BYTES = (
+    300_000_000  # text that doubles itself is noticed at some 200 MB; the bombs are of 900 MB and more
+)
 TURNS = (Message("system", "Be kind."), Message("user", "hi"))
 
 
@@ -64,10 +68,13 @@ def test_what_templates_use_is_there() -> None:
 )
 def test_it_reads_changes_and_takes_nothing(source: str) -> None:
     """No attribute of Python's, no file, no change of the messages, no memory for itself."""
-    started_s = time.monotonic()
-    with pytest.raises(InvalidRequestError, match="messages: the model's chat template refuses them"):
-        rendered(source)
-    assert time.monotonic() - started_s < 2
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequestError, match="messages: the model's chat template refuses them"):
+            rendered(source)
+        assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("source", ["{{ messages.__class__ }}", "{{ raise_exception.__globals__ }}"])
@@ -91,7 +98,7 @@ def test_it_has_a_time_limit() -> None:
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(InvalidRequestError, match=r"it takes longer than 0.2 s"):
         ChatTemplate(endless, {}).render(TURNS, limit_s=0.2)
-    assert time.monotonic() - started_s < 1
+    assert time.monotonic() - started_s < 10  # and not hours
 
 
 def test_a_long_output_is_cut_off() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import inspect
 import json
 import math
 import os
@@ -114,7 +115,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, context: jinja2.runtime.Context, function: Any, *args: Any, **named: Any) -> Any:
         """Refuse a method that would make a great text of small ones."""
-        owner = getattr(function, "__self__", None)
+        # jinja2 wraps format and format_map of a text.
+        owner = getattr(inspect.unwrap(function) if callable(function) else function, "__self__", None)
         if isinstance(owner, str):
             _check_sizes(function.__name__, [owner, *args, *named.values()])
         return super().call(context, function, *args, **named)
