@@ -261,7 +261,7 @@ def test_a_cancelled_request_gives_its_slot_back(load: Load) -> None:
     rest = list(stream)
     assert all(chunk.finish_reason is None for chunk in rest)
     assert run(backend, prompt="next", max_tokens=3, temperature=0)[0] == expected
-    assert time.monotonic() - started_s < 0.5
+    assert time.monotonic() - started_s < 1.0
 
 
 def test_a_silent_prefill_is_cancelled_too(load: Load) -> None:
@@ -271,7 +271,7 @@ def test_a_silent_prefill_is_cancelled_too(load: Load) -> None:
     threading.Timer(0.1, gone.set).start()
     started_s = time.monotonic()
     assert run(backend, gone.is_set, prompt="x" * 400)[1] == []
-    assert time.monotonic() - started_s < 0.5
+    assert time.monotonic() - started_s < 1.0
 
 
 def test_closing_the_iterator_poisons_nothing(load: Load) -> None:

@@ -14,9 +14,7 @@ from inference.errors import InvalidRequestError
 from inference.generation import Message
 from tests.mlc_model import CHAT_TEMPLATE
 
-MOST_BYTES = (
-    300_000_000  # text that doubles itself is noticed at some 200 MB; the bombs are of 900 MB and more
-)
+MOST_BYTES = 300_000_000  # text that doubles itself is noticed at 200 MB; the bombs are of 900 MB and more
 TURNS = (Message("system", "Be kind."), Message("user", "hi"))
 
 
