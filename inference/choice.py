@@ -18,6 +18,27 @@ from inference.selection.tasks import Task, classify
 from inference.settings import Settings
 
 
+def check(request: GenerateRequest) -> None:
+    """Refuse what no backend can answer.
+
+    Raises:
+        InvalidRequestError: it generates nothing and echoes nothing, or echoes a conversation.
+    """
+    least = 0 if request.echo else 1
+    if request.max_tokens is not None and request.max_tokens < least:
+        raise InvalidRequestError(
+            f"max_tokens: expected at least {least}, got {request.max_tokens}",
+            hint=None if least == 0 else "0 needs echo, which gives the prompt back",
+            param="max_tokens",
+        )
+    if request.echo and request.prompt is None:
+        raise InvalidRequestError(
+            "echo: only a text can be given back, not a conversation",
+            hint="use /v1/completions, or generate(text, raw=True, echo=True)",
+            param="echo",
+        )
+
+
 def arguments(
     request: GenerateRequest, default_speed: str, context_tokens: int | None = None
 ) -> dict[str, Any]:

@@ -73,6 +73,12 @@ class InvalidSchemaError(InvalidRequestError):
     code = "invalid_schema"
 
 
+class UnsupportedParameterError(InvalidRequestError):
+    """The backend of the chosen variant cannot do what *param* asks for."""
+
+    code = "unsupported_parameter"
+
+
 class ContextLengthExceededError(InvalidRequestError):
     """The prompt has more tokens than the context; ``details`` has both counts."""
 

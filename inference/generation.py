@@ -36,7 +36,7 @@ class GenerateRequest:
         task: a task name that the caller states, instead of having it guessed.
         speed: "fast", "balanced" or "quality".
         prompt: raw text, given to the model as it is.
-        max_tokens: upper limit of generated tokens; at least 1.
+        max_tokens: upper limit of generated tokens; at least 1, and 0 with *echo*.
         temperature: 0 is greedy.
         seed: same seed, same text on the same machine and engine.
         stop: texts that end the generation and are not part of it.
@@ -46,6 +46,7 @@ class GenerateRequest:
         grammar: the text must match this GBNF grammar; not together with *json_schema*.
         ignore_eos: go on to *max_tokens* whatever the model says (benchmarks).
         cache_prompt: whether the engine may reuse the KV cache of an earlier prompt.
+        echo: *prompt* comes first in the answer; with *logprobs* each of its tokens has its probability.
     """
 
     model: str | None = None
@@ -71,6 +72,7 @@ class GenerateRequest:
     grammar: str | None = None
     ignore_eos: bool = False
     cache_prompt: bool = True
+    echo: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form that `from_dict` reads back; fields at their default are left out."""
@@ -96,10 +98,14 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token's text, bytes and natural-log probability, with its likeliest alternatives."""
+    """A token's text, bytes and natural-log probability, with its likeliest alternatives.
+
+    *logprob* is ``None`` of the first token of an echoed prompt: nothing comes before it. One that the
+    model puts before every text has no text of its own.
+    """
 
     token: str
-    logprob: float
+    logprob: float | None
     token_bytes: tuple[int, ...] | None = None
     top: tuple[TokenLogprob, ...] = ()
 
@@ -117,7 +123,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Usage:
-    """Token counts of one generation, in the model's own tokens.
+    """Token counts of one generation, in the model's own tokens; an echoed prompt is not generated.
 
     *cached_tokens* of the prompt's tokens were found in the KV cache and not computed again.
     """

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from inference.errors import ContextLengthExceededError, InvalidRequestError
+from inference.errors import ContextLengthExceededError, InvalidRequestError, UnsupportedParameterError
 from inference.generation import Chunk, FinishReason, GenerateRequest, Message
 from inference.runtime.worker import Worker, WorkerSpec
 from inference.settings import worker_environment
@@ -209,6 +209,29 @@ def test_logprobs_are_those_of_the_text(worker: Worker) -> None:
         assert item.logprob <= 0
         values = [other.logprob for other in item.top]
         assert len(values) == 3 and values == sorted(values, reverse=True)
+
+
+def test_a_text_is_scored_or_the_request_refused(worker: Worker) -> None:
+    """Its tokens come first, the first of them without a probability; what follows is as without them."""
+    asked: dict[str, Any] = {"echo": True, "logprobs": True, "top_logprobs": 2, "temperature": 0.0}
+    if not can(worker, "score"):
+        with pytest.raises(UnsupportedParameterError) as caught:
+            run(worker, **asked)
+        assert caught.value.param == "echo" and caught.value.hint
+        return
+    prompt = "Hello thére"
+    alone = text_of(run(worker, prompt=prompt, temperature=0.0, max_tokens=3))
+    for tokens in (0, 3):
+        chunks = run(worker, prompt=prompt, max_tokens=tokens, **asked)
+        first, *others = (item for chunk in chunks for item in chunk.logprobs)
+        usage = chunks[-1].usage
+        assert text_of(chunks) == prompt + (alone if tokens else "")
+        # Not every engine tells of tokens that complete no character; the prompt's all count.
+        assert usage.prompt_tokens <= len(others) + 1 <= usage.prompt_tokens + tokens
+        assert (usage.completion_tokens, chunks[-1].finish_reason) == (tokens, FinishReason.LENGTH)
+        assert first.logprob is None and all(item.logprob <= 0 for item in others)
+        assert all(len(item.top) == 2 for item in others)
+        assert all(chunk.finish_reason is None for chunk in chunks[:-1])
 
 
 def test_a_schema_holds_the_text_or_is_refused(worker: Worker) -> None:

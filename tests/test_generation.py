@@ -19,6 +19,7 @@ from inference.generation import Chunk, FinishReason, GenerateRequest, Message, 
         {},
         {"temperature": 0.0, "seed": 0, "top_k": 0, "min_p": 0.0, "top_p": 0.0},
         {"json_schema": {}},
+        {"prompt": "x", "echo": True, "max_tokens": 0},
         {"logprobs": True, "top_logprobs": 0, "ignore_eos": True, "cache_prompt": False},
         {"messages": (Message("system", "a"), Message("user", "b")), "prompt": None},
         {"logit_bias": {0: 0.0, 5: -100.0}, "stop": ("x", "y")},
@@ -33,7 +34,7 @@ def test_a_request_survives_the_wire(values: dict[str, Any]) -> None:
 _LOGPROBS = st.builds(
     TokenLogprob,
     st.text(),
-    st.floats(max_value=0, allow_nan=False, allow_infinity=False),
+    st.none() | st.floats(max_value=0, allow_nan=False, allow_infinity=False),
     st.none() | st.lists(st.integers(0, 255)).map(tuple),
 )
 _COUNT = st.integers(0, 10**6)

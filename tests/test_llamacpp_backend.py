@@ -115,7 +115,15 @@ def test_logprobs_come_with_their_alternatives(worker: Worker) -> None:
     assert "".join(token.token for token in tokens) == text_of(chunks)
     for token in tokens:
         assert len(token.top) == 3
-        assert token.logprob == max(other.logprob for other in token.top) <= 0
+        assert token.logprob is not None
+        assert token.logprob == max(other.logprob for other in token.top if other.logprob is not None) <= 0
+
+
+def test_logprobs_come_without_alternatives_too(worker: Worker) -> None:
+    """Whoever asks for no alternatives still gets the probability of every token."""
+    chunks = chat(worker, "Hello", temperature=0.0, max_tokens=4, logprobs=True)
+    tokens = [token for chunk in chunks for token in chunk.logprobs]
+    assert len(tokens) == 4 and all(token.logprob is not None and token.logprob <= 0 for token in tokens)
 
 
 def test_logprobs_of_a_raw_prompt(worker: Worker) -> None:

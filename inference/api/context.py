@@ -61,6 +61,10 @@ class Service(Protocol):
     def registry(self) -> Any:
         """The models that may be named."""
 
+    @property
+    def measurements(self) -> Any:
+        """What the harness measured here: *rows*, *skipped*, *record*."""
+
     def generate(self, request: GenerateRequest, cancelled: Callable[[], bool]) -> Stream:
         """Return once the first text, or the end, is there."""
 

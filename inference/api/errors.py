@@ -19,6 +19,7 @@ STATUS_BY_CODE = {
     "invalid_json": 400,
     "invalid_value": 400,
     "invalid_schema": 400,
+    "unsupported_parameter": 400,
     "context_length_exceeded": 400,
     "invalid_api_key": 401,
     "origin_not_allowed": 403,

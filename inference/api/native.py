@@ -1,10 +1,10 @@
-"""The appliance's own dialect: status, device, models and the explained choice."""
+"""The appliance's own dialect: status, device, models, evidence and the explained choice."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from inference.api.body import answer, client_left, read_object
 from inference.api.context import Context
@@ -28,6 +28,16 @@ def native_routes(context: Context) -> Blueprint:
     @routes.get("/models")
     def models() -> Response:
         return answer({"models": service.models()})
+
+    @routes.get("/evidence")
+    def evidence() -> Response:
+        measurements = service.measurements
+        rows = measurements.rows(request.args.get("model"))
+        return answer({"evidence": rows, "skipped": measurements.skipped()})
+
+    @routes.post("/evidence")
+    def record_evidence() -> Response:
+        return answer(service.measurements.record(read_object()))
 
     @routes.post("/models/load")
     def load() -> Response:

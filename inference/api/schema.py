@@ -62,6 +62,7 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,7}$")]
 TaskName = Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+TokenCountOrNone = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
 One = Annotated[int | None, AfterValidator(_only_one)]
 
 
@@ -219,6 +220,7 @@ class CompletionBody(Sampling):
     """The body of ``POST /v1/completions``."""
 
     prompt: Annotated[str, BeforeValidator(_single), Field(min_length=1)]
+    max_tokens: TokenCountOrNone | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     best_of: One = None
     echo: bool | None = None
@@ -230,15 +232,13 @@ class CompletionBody(Sampling):
         Raises:
             InvalidRequestError: fields that contradict each other or are not served.
         """
-        for name in ("echo", "suffix"):
-            if getattr(self, name):
-                raise InvalidRequestError(
-                    f"{name} is not supported yet", param=name, hint=f"leave out {name}"
-                )
+        if self.suffix:
+            raise InvalidRequestError("suffix is not supported yet", param="suffix", hint="leave out suffix")
         values = self._shared()
         values["prompt"] = self.prompt
         values["logprobs"] = self.logprobs is not None
         values["top_logprobs"] = self.logprobs or 0
+        values["echo"] = bool(self.echo)
         return GenerateRequest(**values)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from typing import Any
 
 from inference.generation import Chunk, FinishReason, Generation, Timings, TokenLogprob, Usage
 
+_UTF8 = codecs.getincrementaldecoder("utf-8")
 _DONE = b"data: [DONE]\n\n"
 # Stands for the text in the constant part of an event. No model name can hold it.
 _SLOT = "\x00"
@@ -175,11 +177,15 @@ class ChatShape(Shape):
 
 
 class CompletionShape(Shape):
-    """``/v1/completions``; *text_offset* counts from the start of the generated text."""
+    """``/v1/completions``; *text_offset* counts characters from the start of the text, echo and all."""
 
     body_object = "text_completion"
     chunk_object = "text_completion"
-    _offset = 0
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        self._offset = 0
+        self._characters = _UTF8("replace")
 
     def opening(self) -> bytes:
         """Return nothing: there is no role."""
@@ -195,13 +201,25 @@ class CompletionShape(Shape):
         offsets, tokens = [], list(items)
         for item in tokens:
             offsets.append(self._offset)
-            self._offset += len(item.token)
+            self._offset += self._length(item)
         return {
             "tokens": [item.token for item in tokens],
             "token_logprobs": [item.logprob for item in tokens],
-            "top_logprobs": [{other.token: other.logprob for other in item.top} for item in tokens],
+            "top_logprobs": [_alternatives(item) for item in tokens],
             "text_offset": offsets,
         }
+
+    def _length(self, item: TokenLogprob) -> int:
+        """Return the characters that *item* ends; one that is cut over tokens belongs to the last of them."""
+        if item.token_bytes is None:
+            return len(item.token)
+        return len(self._characters.decode(bytes(item.token_bytes)))
+
+
+def _alternatives(item: TokenLogprob) -> dict[str, float | None] | None:
+    if item.logprob is None:
+        return None
+    return {other.token: other.logprob for other in item.top}
 
 
 def _token(item: TokenLogprob) -> dict[str, Any]:

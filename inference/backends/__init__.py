@@ -25,7 +25,9 @@ from typing import Any, Literal, Protocol
 from inference.errors import NoUsableBackendError
 from inference.generation import Chunk, GenerateRequest
 
-Capability = Literal["chat", "completion", "logprobs", "json_schema", "grammar", "seed", "embed", "tokenize"]
+Capability = Literal[
+    "chat", "completion", "logprobs", "score", "json_schema", "grammar", "seed", "embed", "tokenize"
+]
 
 _MODULE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -73,6 +75,7 @@ class BackendProtocol(Protocol):
 
     *slots* and *context_tokens* are what the engine granted, which may be less than the options
     asked for. *engine* names the engine and its version: "llama.cpp b1234 (xllamacpp 2026.1)".
+    A request with ``echo`` reaches only a backend with the capability "score".
     """
 
     capabilities: frozenset[Capability]
@@ -90,6 +93,9 @@ class BackendProtocol(Protocol):
 
     def generate(self, request: GenerateRequest, cancelled: Callable[[], bool]) -> Iterator[Chunk]:
         """Yield prefill chunks if the engine can, text chunks, and exactly one last chunk.
+
+        With ``request.echo`` the prompt's text comes first, and with ``logprobs`` each of its tokens
+        has its probability given those before it, by the model's bare distribution.
 
         The last chunk has *finish_reason*, *usage* and *timings*, and may have text. Up to *slots*
         threads may call this at once. The stream ends early, without a last chunk, soon after
@@ -174,7 +180,16 @@ def installed_backends() -> frozenset[str]:
 
 def engine_versions() -> dict[str, str]:
     """Return the packages and versions behind each installed backend; imports no engine."""
-    return {name: ", ".join(map(_versioned, _requires(name))) for name in sorted(installed_backends())}
+    return {name: engine_version(name) for name in sorted(installed_backends())}
+
+
+def engine_version(name: str) -> str:
+    """Return the packages and versions behind one installed backend; its own name where it needs none.
+
+    The daemon says so of an engine that it never loads, and the worker of the one that it has loaded:
+    what is equal ran the same engine.
+    """
+    return ", ".join(map(_versioned, _requires(name))) or name
 
 
 def _versioned(package: str) -> str:

@@ -16,6 +16,7 @@ from inference.errors import (
     InvalidRequestError,
     JetLLMError,
     MemoryPressureError,
+    UnsupportedParameterError,
 )
 from inference.generation import FinishReason, GenerateRequest, Message, TokenLogprob, Usage
 
@@ -37,7 +38,11 @@ def check_request(request: GenerateRequest, vocabulary_tokens: int) -> None:
     """
     for name, neutral in _NEUTRAL.items():
         if getattr(request, name) not in neutral:
-            _refuse(name, "not supported by the mlc backend", hint="leave it out, or use a llamacpp variant")
+            raise UnsupportedParameterError(
+                f"{name}: not supported by the mlc backend",
+                hint="leave it out, or use a llamacpp variant",
+                param=name,
+            )
     if request.max_tokens is not None and request.max_tokens < 1:
         _refuse("max_tokens", f"expected at least 1, got {request.max_tokens}")  # 0 would give one token
     for name in ("frequency_penalty", "presence_penalty"):
@@ -217,5 +222,5 @@ def _preempted() -> MemoryPressureError:
     return MemoryPressureError("mlc_llm gave the request up: its KV cache is full", retry_after_s=1.0)
 
 
-def _refuse(param: str, problem: str, hint: str | None = None) -> None:
-    raise InvalidRequestError(f"{param}: {problem}", hint=hint, param=param)
+def _refuse(param: str, problem: str) -> None:
+    raise InvalidRequestError(f"{param}: {problem}", param=param)

@@ -23,11 +23,16 @@ import json
 import os
 import secrets
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from inference.backends import Capability, LoadOptions, iterate
+from inference.backends._echo import after_echo, ending
+from inference.backends._llamacpp_score import Scorer, logprob_of, read_prompt
+from inference.backends._room import check_room
 from inference.errors import (
     ContextLengthExceededError,
     InternalError,
@@ -41,6 +46,7 @@ from inference.generation import Chunk, FinishReason, GenerateRequest, Timings, 
 
 REQUIRES = ("xllamacpp",)
 _MIB = 2**20
+_TURN_POLL_S = 0.1
 
 _SAMPLING = {
     "max_tokens": "max_tokens",
@@ -59,7 +65,7 @@ class Backend:
     """One GGUF model in a llama.cpp server inside this process."""
 
     capabilities: frozenset[Capability] = frozenset(
-        {"chat", "completion", "logprobs", "json_schema", "grammar", "seed", "tokenize"}
+        {"chat", "completion", "logprobs", "score", "json_schema", "grammar", "seed", "tokenize"}
     )
 
     def __init__(self, options: LoadOptions) -> None:
@@ -68,6 +74,7 @@ class Backend:
         self.context_tokens = options.context_tokens
         self.engine = f"llama.cpp (xllamacpp {xllamacpp.__version__})"
         self._schema_to_grammar = xllamacpp.json_schema_to_grammar
+        self._scoring = threading.Lock()
         self._compiled = functools.lru_cache(maxsize=256)(self._compiles)
         self._key = secrets.token_hex(16)
         self._socket_path = options.runtime_dir / "engine.sock"
@@ -116,12 +123,50 @@ class Backend:
     ) -> None:
         """Give each chunk to *emit* on the engine's own call; see `inference.backends.PushBackend`."""
         body = _body(request, self._grammar(request))
-        handle = (
-            self._server.handle_completions
-            if request.messages is None
-            else self._server.handle_chat_completions
-        )
-        relay = _Relay(cancelled, emit)
+        if not request.echo:
+            self._run(body, _Relay(cancelled, emit))
+            return
+        started_s = time.perf_counter()
+        prompt_tokens = self._echo(request, cancelled, emit)
+        echo_s = time.perf_counter() - started_s
+        if prompt_tokens is None:
+            return
+        if request.max_tokens == 0:
+            emit(ending(prompt_tokens, echo_s))
+        elif request.logprobs:
+            self._run(body, _Relay(cancelled, lambda chunk: emit(after_echo(chunk, echo_s))))
+        else:
+            self._run(body, _Relay(cancelled, emit))
+
+    def _echo(
+        self, request: GenerateRequest, cancelled: Callable[[], bool], emit: Callable[[Chunk], None]
+    ) -> int | None:
+        """Emit the prompt, scored if that was asked for; return its tokens, None if the caller has left."""
+        prompt = read_prompt(self._ask, request.prompt or "")
+        check_room(len(prompt.ids), self.context_tokens, "prompt")
+        if not request.logprobs:
+            emit(Chunk(request.prompt or ""))
+            return len(prompt.ids)
+
+        def send(body: Mapping[str, Any], read: Callable[[Mapping[str, Any]], None]) -> bool:
+            self._run(body, _RawRelay(cancelled, read))
+            return not cancelled()
+
+        scorer = Scorer(send, self.tokenize("a")[-1], prompt, request.top_logprobs, emit)
+        # Two that score the same text would take each other's KV cache away at every step.
+        while not self._scoring.acquire(timeout=_TURN_POLL_S):
+            emit(Chunk(prefill=(0, len(prompt.ids))))
+            if cancelled():
+                return None
+        try:
+            return len(prompt.ids) if scorer.run() else None
+        finally:
+            self._scoring.release()
+
+    def _run(self, body: Mapping[str, Any], relay: _Relay) -> None:
+        """Have the engine answer *body*, giving *relay* what it says."""
+        chats = "messages" in body
+        handle = self._server.handle_chat_completions if chats else self._server.handle_completions
         try:
             answer = handle(body, relay.take)
         except (ValueError, RuntimeError, TypeError) as error:
@@ -221,7 +266,7 @@ class _UnixConnection(http.client.HTTPConnection):
 class _Relay:
     """The callback that llama.cpp gets: translates its chunks, and keeps what went wrong."""
 
-    def __init__(self, cancelled: Callable[[], bool], emit: Callable[[Chunk], None]) -> None:
+    def __init__(self, cancelled: Callable[[], bool], emit: Callable[[Any], None]) -> None:
         self.error: JetLLMError | None = None
         self._cancelled = cancelled
         self._emit = emit
@@ -244,7 +289,7 @@ class _Relay:
             self.error = InternalError(f"llama.cpp sent a chunk of unknown form: {error!r}")
         return self.error is not None
 
-    def _translate(self, raw: Mapping[str, Any]) -> Chunk | None:
+    def _translate(self, raw: Mapping[str, Any]) -> Any:
         progress = raw.get("prompt_progress")
         if progress is not None:
             return Chunk(prefill=(progress["processed"], progress["total"]))
@@ -266,6 +311,13 @@ class _Relay:
             usage=_usage(raw["usage"]),
             timings=_timings(raw.get("timings")),
         )
+
+
+class _RawRelay(_Relay):
+    """A relay that gives on what llama.cpp says as it is."""
+
+    def _translate(self, raw: Mapping[str, Any]) -> Any:
+        return raw
 
 
 def _body(request: GenerateRequest, grammar: str | None) -> dict[str, Any]:
@@ -290,7 +342,8 @@ def _body(request: GenerateRequest, grammar: str | None) -> dict[str, Any]:
     if request.messages is not None:
         body["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
         if request.logprobs:
-            body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+            # With 0 alternatives llama.cpp leaves out the token's own probability too.
+            body |= {"logprobs": True, "top_logprobs": max(1, request.top_logprobs)}
     else:
         body["prompt"] = request.prompt or ""
         if request.logprobs:
@@ -300,17 +353,7 @@ def _body(request: GenerateRequest, grammar: str | None) -> dict[str, Any]:
 
 def _logprobs(choice: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
     content = (choice.get("logprobs") or {}).get("content") or ()
-    return tuple(_logprob(item, top=item.get("top_logprobs", ())) for item in content)
-
-
-def _logprob(item: Mapping[str, Any], top: Any = ()) -> TokenLogprob:
-    raw = item.get("bytes")
-    return TokenLogprob(
-        item["token"],
-        float(item["logprob"]),
-        None if raw is None else tuple(raw),
-        tuple(_logprob(other) for other in top),
-    )
+    return tuple(logprob_of(item, top=item.get("top_logprobs", ())) for item in content)
 
 
 def _usage(raw: Mapping[str, Any]) -> Usage:

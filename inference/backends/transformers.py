@@ -34,13 +34,11 @@ from transformers import (
 
 from inference.backends import Capability, LoadOptions
 from inference.backends._checkpoint import check_complete, find_checkpoint, first_line, refusal
-from inference.backends._text import INCOMPLETE, StoppingText
-from inference.errors import (
-    ContextLengthExceededError,
-    InternalError,
-    InvalidRequestError,
-    JetLLMError,
-)
+from inference.backends._echo import after_echo, ending
+from inference.backends._logits import adjustments, echoed, token_logprob
+from inference.backends._room import check_room
+from inference.backends._text import StoppingText
+from inference.errors import InternalError, InvalidRequestError, JetLLMError, UnsupportedParameterError
 from inference.generation import Chunk, FinishReason, GenerateRequest, Timings, TokenLogprob, Usage
 
 REQUIRES = ("torch", "transformers")
@@ -51,7 +49,9 @@ _TURN_POLL_S = 0.1
 class Backend:
     """A causal language model of transformers; `inference.backends.BackendProtocol` has the contract."""
 
-    capabilities: frozenset[Capability] = frozenset({"chat", "completion", "logprobs", "seed", "tokenize"})
+    capabilities: frozenset[Capability] = frozenset(
+        {"chat", "completion", "logprobs", "score", "seed", "tokenize"}
+    )
     slots = 1
 
     def __init__(self, options: LoadOptions) -> None:
@@ -76,25 +76,46 @@ class Backend:
         if self._closing.is_set():
             raise InternalError("the backend is closed")
         prompt = self._prompt_tokens(request)
-        sampling = self._sampling(request, len(prompt))
-        processors = _processors(request, len(prompt), self._vocabulary_tokens)
         while not self._turn.acquire(timeout=_TURN_POLL_S):
             if cancelled():
                 return
         try:
-            stream = _ChunkStream(
-                self._tokenizer,
-                prompt_tokens=len(prompt),
-                stop=self._stop_strings(request),
-                end_tokens=self._end_tokens(request),
-                halted=lambda: cancelled() or self._closing.is_set(),
-            )
-            if request.logprobs:
-                processors.insert(0, stream.watch(request.top_logprobs))
             inputs = torch.tensor([prompt], device=self._device)
-            yield from self._follow(stream, inputs, sampling, processors, request.seed)
+            answer = self._echoed if request.echo else self._generated
+            yield from answer(request, inputs, lambda: cancelled() or self._closing.is_set())
         finally:
             self._turn.release()
+
+    def _echoed(
+        self, request: GenerateRequest, inputs: torch.Tensor, halted: Callable[[], bool]
+    ) -> Iterator[Chunk]:
+        """Yield the prompt, and then what is generated."""
+        started_s = time.perf_counter()
+        yield from echoed(self._model, self._tokenizer, request, inputs, halted)
+        echo_s = time.perf_counter() - started_s
+        if halted():
+            return
+        if request.max_tokens == 0:
+            yield ending(inputs.shape[-1], echo_s)
+            return
+        for chunk in self._generated(request, inputs, halted):
+            yield after_echo(chunk, echo_s)
+
+    def _generated(
+        self, request: GenerateRequest, inputs: torch.Tensor, halted: Callable[[], bool]
+    ) -> Iterator[Chunk]:
+        prompt_tokens = inputs.shape[-1]
+        processors = _processors(request, prompt_tokens, self._vocabulary_tokens)
+        stream = _ChunkStream(
+            self._tokenizer,
+            prompt_tokens=prompt_tokens,
+            stop=self._stop_strings(request),
+            end_tokens=self._end_tokens(request),
+            halted=halted,
+        )
+        if request.logprobs:
+            processors.insert(0, stream.watch(request.top_logprobs))
+        return self._follow(stream, inputs, self._sampling(request, prompt_tokens), processors, request.seed)
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of *text* as it stands."""
@@ -122,7 +143,7 @@ class Backend:
             **local, dtype=_dtype(self._device), use_safetensors=True, output_loading_info=True
         )
         check_complete(report)
-        self._model = model.to(self._device).eval()
+        self._model = model.to(self._device).eval().requires_grad_(False)
         self._defaults, self._model.generation_config = model.generation_config, GenerationConfig()
         self._vocabulary_tokens = int(model.config.vocab_size)
         precision = str(model.dtype).removeprefix("torch.")
@@ -142,19 +163,14 @@ class Backend:
             tokens = [self._tokenizer.bos_token_id]
         if not tokens:
             raise InvalidRequestError("prompt: expected text, got ''", param="prompt")
-        if len(tokens) >= self.context_tokens:
-            raise ContextLengthExceededError(
-                f"the prompt has {len(tokens)} tokens; prompt and answer may have {self.context_tokens}",
-                hint="shorten the prompt, or serve the model with a larger context",
-                param="prompt" if request.messages is None else "messages",
-                details={"prompt_tokens": len(tokens), "context_tokens": self.context_tokens},
-            )
+        param = "prompt" if request.messages is None else "messages"
+        check_room(len(tokens), self.context_tokens, param)
         return tokens
 
     def _check_supported(self, request: GenerateRequest) -> None:
         for field in ("json_schema", "grammar"):
             if getattr(request, field) is not None:
-                raise InvalidRequestError(
+                raise UnsupportedParameterError(
                     f"{field}: not supported by the transformers backend",
                     hint="use a llamacpp variant of the model",
                     param=field,
@@ -297,7 +313,7 @@ class _ChunkStream(TextIteratorStreamer):  # type: ignore[misc] # its type is un
 
         def look(_tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             logprobs = torch.log_softmax(scores[0].float(), dim=-1)
-            self._measure = lambda token: _token_logprob(self.tokenizer, logprobs, token, top)
+            self._measure = lambda token: token_logprob(self.tokenizer, logprobs, token, top)
             return scores
 
         return look
@@ -363,34 +379,7 @@ def _processors(request: GenerateRequest, prompt_tokens: int, vocabulary_tokens:
     processors: list[Any] = []
     if repetition is not None and repetition != 1:
         processors.append(RepetitionPenaltyLogitsProcessor(repetition))
-    frequency, presence = request.frequency_penalty or 0.0, request.presence_penalty or 0.0
-
-    def penalize(tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        counts = torch.bincount(tokens[0, prompt_tokens:], minlength=vocabulary_tokens)
-        return scores - frequency * counts - presence * (counts > 0)
-
-    def bias(_tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        scores = scores.clone()
-        for token, value in request.logit_bias.items():
-            scores[0, token] += value
-        return scores
-
-    if frequency or presence:
-        processors.append(penalize)
-    if request.logit_bias:
-        processors.append(bias)
-    return processors
-
-
-def _token_logprob(tokenizer: Any, logprobs: torch.Tensor, token: int, top: int) -> TokenLogprob:
-    def one(index: int) -> TokenLogprob:
-        text = tokenizer.decode([index])
-        # Bytes are known only where the token is whole characters.
-        raw = None if INCOMPLETE in text else tuple(text.encode())
-        return TokenLogprob(text, float(logprobs[index]), raw)
-
-    likeliest = torch.topk(logprobs, min(top, logprobs.shape[0])).indices.tolist()
-    return dataclasses.replace(one(token), top=tuple(one(index) for index in likeliest))
+    return processors + adjustments(request, prompt_tokens, vocabulary_tokens)
 
 
 def _dtype(device: torch.device) -> torch.dtype:

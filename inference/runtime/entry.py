@@ -36,6 +36,7 @@ class WorkerStatus:
 
     *load_s* is the engine's own part of the load, its first token included. *memory_observed_bytes*
     is the most that was ever resident, *memory_to_come_bytes* what it may still take beyond that.
+    *engine* is for people; *packages* is what evidence is tied to.
     """
 
     model: str
@@ -56,6 +57,7 @@ class WorkerStatus:
     requests_total: int
     progress: float | None
     engine: str | None
+    packages: str | None
     context_tokens: int | None
     load_s: float | None
 
@@ -256,6 +258,7 @@ class Entry:
             requests_total=worker.requests_total if worker is not None else 0,
             progress=self._progress(state),
             engine=info.get("engine"),
+            packages=info.get("packages"),
             context_tokens=info.get("context_tokens"),
             load_s=info.get("load_s"),
         )

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from inference.artifacts.holdings import hold
-from inference.backends import BackendProtocol, LoadOptions, open_backend
-from inference.errors import InternalError, JetLLMError, LoadFailedError
+from inference.backends import BackendProtocol, LoadOptions, engine_version, open_backend
+from inference.errors import InternalError, JetLLMError, LoadFailedError, UnsupportedParameterError
 from inference.generation import Chunk, GenerateRequest
 from inference.runtime.wire import Connection, Frame, WireError
 
@@ -106,6 +106,7 @@ def _load(connection: Connection, frame: Frame, *, network_isolated: bool) -> Ba
         "slots": backend.slots,
         "context_tokens": backend.context_tokens,
         "load_s": time.monotonic() - started_s,
+        "packages": engine_version(frame["backend"]),
         "network_isolated": network_isolated,
     }
     connection.send({"event": "ready", "info": info})
@@ -182,6 +183,12 @@ class _Call:
 
     def _generate(self) -> Frame:
         request = GenerateRequest.from_dict(self._frame["request"])
+        if request.echo and "score" not in self._backend.capabilities:
+            raise UnsupportedParameterError(
+                "echo: the engine does not tell the probabilities of a given text",
+                hint="leave it out, or use a llamacpp or transformers variant",
+                param="echo",
+            )
         push = getattr(self._backend, "push", None)
         if push is not None:
             push(request, self._event.is_set, self._emit)
