@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.artifacts import files
+from inference.artifacts.build import Build
 from inference.artifacts.gguf import check_gguf
 from inference.artifacts.sources import Progress, fetch, import_file
 from inference.artifacts.store import Store
@@ -20,18 +21,14 @@ from inference.compiled import Compiled
 from inference.device.detect import Device, detect
 from inference.device.memory import Memory, read_memory
 from inference.errors import JetLLMError, ModelNotFoundError, ModelNotPulledError, UnsafeArtifactError
+from inference.measurements import FILE, Measurements, model_status
 from inference.planning import is_called
-from inference.registry import ModelSpec, Registry, Variant
-from inference.registry.evidence import Evidence, Key, load_evidence
+from inference.registry import Conditions, ModelSpec, Registry, Variant
+from inference.registry.evidence import Key
 from inference.selection.selector import Resident, World, effective_variants
 from inference.settings import Settings
 
-EVIDENCE_FILE = "evidence.jsonl"
-"""What the harness measured, in the state directory."""
-
 _LOOK_AGAIN_S = 1.0  # weights that another process brings, or another power mode, are seen this late
-_MOST_WARNINGS = 5
-logger = logging.getLogger(__name__)
 
 
 class Catalog:
@@ -47,8 +44,11 @@ class Catalog:
         self._settings = settings
         self._checked: dict[Path, tuple[int, int]] = {}
         self._lock = threading.Lock()
-        self._evidence_path = settings.state_path / EVIDENCE_FILE
-        self._evidence: tuple[Any, dict[Key, int], Device, dict[Key, Evidence]] | None = None
+        self.measurements = Measurements(
+            settings.state_path / FILE, now=self.conditions, variants=self._variants_of
+        )
+        self._engines: tuple[float, Any, dict[str, str]] | None = None
+        self._conditions: tuple[dict[Key, int], Device, dict[str, str], Conditions] | None = None
         self._device_looked_s = time.monotonic()
         self.replace_registry(registry)
 
@@ -69,18 +69,19 @@ class Catalog:
 
     def forget_weights(self) -> None:
         """Look anew which weights are here when the next world is made."""
-        self._weights: tuple[Registry, float, dict[Key, int]] | None = None
+        self._weights: tuple[Registry, float, dict[Key, int], dict[Key, str]] | None = None
         self._unfit_known: tuple[dict[Key, int], dict[Key, str]] | None = None
 
-    def _look_at_device(self) -> None:
-        """Notice another power mode: the memory's bandwidth follows it."""
+    def device_now(self) -> Device:
+        """Return what the machine is; another power mode is noticed, which the memory's bandwidth follows."""
         now_s = time.monotonic()
         if now_s - self._device_looked_s < _LOOK_AGAIN_S:
-            return
+            return self.device
         self._device_looked_s = now_s
         device = detect()
         if device != self.device:
             self.device = device
+        return self.device
 
     def _pinned_weights(self) -> list[Path]:
         """Where the weights of the models are that the settings pin, of every variant, and their builds."""
@@ -101,7 +102,7 @@ class Catalog:
     def world(self, residents: Sequence[Resident]) -> World:
         """Everything that a selection depends on, as one value."""
         registry = self._registry
-        self._look_at_device()
+        self.device_now()
         return World(
             registry=registry,
             backends=self.backends,
@@ -114,7 +115,7 @@ class Catalog:
             prompt_cache_bytes=self._settings.prompt_cache_bytes,
             container=self._container,
             incompatible=self._unfit(registry),
-            evidence=self._evidence_here(registry),
+            evidence=self.measurements.evidence(),
             prefill_batch_tokens=self._settings.prefill_batch_tokens,
             cpu_cores=self.device.cpu_cores,
         )
@@ -129,19 +130,25 @@ class Catalog:
         return None if spec is None else self.variants(spec).get(name)
 
     def _weights_bytes(self, registry: Registry) -> dict[Key, int]:
+        return self._weights_here(registry)[0]
+
+    def _weights_here(self, registry: Registry) -> tuple[dict[Key, int], dict[Key, str]]:
+        """Sizes and hashes of what could be loaded: the same objects as long as nothing has changed."""
         known, now_s = self._weights, time.monotonic()
         if known is not None and known[0] is registry and now_s - known[1] < _LOOK_AGAIN_S:
-            return known[2]
-        found = {}
-        for model, spec in registry.models.items():
-            for name, variant in self.variants(spec).items():
-                size = self._size_bytes(model, spec, name, variant)
-                if size is not None:
-                    found[model, name] = size
-        if known is not None and known[2] == found:
-            found = known[2]  # the same object: what was derived from it stays valid
-        self._weights = (registry, now_s, found)
-        return found
+            return known[2:]
+        found = {
+            (model, name): held
+            for model, spec in registry.models.items()
+            for name, variant in self.variants(spec).items()
+            if (held := self._held(model, spec, name, variant)) is not None
+        }
+        sizes = {key: size for key, (size, _) in found.items()}
+        hashes = {key: sha256 for key, (_, sha256) in found.items()}
+        if known is not None and known[2:] == (sizes, hashes):
+            sizes, hashes = known[2:]  # what was derived from them stays valid
+        self._weights = (registry, now_s, sizes, hashes)
+        return sizes, hashes
 
     def _unfit(self, registry: Registry) -> dict[Key, str]:
         """What does not run here, and why: by its container, or because every way to build it failed."""
@@ -157,47 +164,65 @@ class Catalog:
             self._unfit_known = (weights, {**failed, **self._incompatible})
         return self._unfit_known[1]
 
-    def _size_bytes(self, model: str, spec: ModelSpec, name: str, variant: Variant) -> int | None:
-        """The size of what would be loaded; of a variant for MLC only once it is built."""
-        if variant.backend != MLC:
-            return self.store.weights_bytes(variant)
+    def _held(self, model: str, spec: ModelSpec, name: str, variant: Variant) -> tuple[int, str] | None:
+        """Size and hash of what would be loaded; of a variant for MLC only once it is built."""
+        if variant.backend == MLC:
+            build = self._build(model, spec, name, variant)
+            # A build's key is the hash of all that it is made of and for.
+            return None if build is None else (build.parameters_bytes, build.key)
+        size, path = self.store.weights_bytes(variant), self.store.path_of(model, variant)
+        if size is None or path is None:
+            return None
+        return size, self.store.weights_sha256(variant) or files.stamp(path)
+
+    def _build(self, model: str, spec: ModelSpec, name: str, variant: Variant) -> Build | None:
         if MLC not in self.backends:
             return None
         try:
-            build = self.compiled.build(model, spec, name, variant)
+            return self.compiled.build(model, spec, name, variant)
         except JetLLMError:  # what was pulled is damaged: `weights` says how
             return None
-        return build.parameters_bytes if build is not None else None
 
-    def _evidence_here(self, registry: Registry) -> dict[Key, Evidence]:
-        """What the harness measured on this machine as it is now, for the weights that are here."""
-        weights = self._weights_bytes(registry)
-        known = self._evidence
-        mark = files.signature(self._evidence_path)
-        if known is not None and known[0] == mark and known[1] is weights and known[2] is self.device:
+    def conditions(self) -> Conditions:
+        """What measurements depend on now, of loaded models and of others."""
+        registry, device = self._registry, self.device_now()
+        (weights, hashes), engines = self._weights_here(registry), self._engine_versions()
+        known = self._conditions
+        if known is not None and known[0] is weights and known[1] is device and known[2] is engines:
             return known[3]
-        found: dict[Key, Evidence] = {}
-        if mark is not None:
-            evidence = load_evidence(self._evidence_path)
-            for line in evidence.skipped[:_MOST_WARNINGS]:
-                logger.warning("a measurement is not used: %s", line)
-            if len(evidence.skipped) > _MOST_WARNINGS:
-                logger.warning("%s has %d such lines in all", EVIDENCE_FILE, len(evidence.skipped))
-            variants = {key: self.variant(registry, *key) for key in weights}
-            engines, known_hash = engine_versions(), self.store.weights_sha256
-            hashes = {key: known_hash(variant) for key, variant in variants.items() if variant is not None}
-            found = evidence.matching(
-                board=self.device.board,
-                l4t=self.device.l4t,
-                power_mode=self.device.power_mode,
-                image=None,
-                engines={
-                    key: engines[v.backend] for key, v in variants.items() if v and v.backend in engines
-                },
-                weights_sha256={key: value for key, value in hashes.items() if value is not None},
-            )
-        self._evidence = (mark, weights, self.device, found)
+        found = Conditions(
+            board=device.board,
+            l4t=device.l4t,
+            power_mode=device.power_mode,
+            image=device.image,
+            engines={
+                (model, name): engines[variant.backend]
+                for model, spec in registry.models.items()
+                for name, variant in self.variants(spec).items()
+                if variant.backend in engines
+            },
+            weights_sha256=hashes,
+        )
+        self._conditions = (weights, device, engines, found)
         return found
+
+    def _engine_versions(self) -> dict[str, str]:
+        """The engines that the next worker would run: an installation changes its directory's time."""
+        known, now_s = self._engines, time.monotonic()
+        if known is not None and now_s - known[0] < _LOOK_AGAIN_S:
+            return known[2]
+        marks = [files.signature(Path(directory)) for directory in sys.path]
+        if known is not None and known[1] == marks:
+            found = known[2]
+        else:
+            found = engine_versions()
+            found = known[2] if known is not None and known[2] == found else found
+        self._engines = (now_s, marks, found)
+        return found
+
+    def _variants_of(self, name: str) -> tuple[str, list[str]]:
+        model, spec = self._registry.get(name)
+        return model, list(self.variants(spec))
 
     def weights(self, model: str, variant_name: str, variant: Variant) -> Path:
         """Return sound weights, ready to be loaded.
@@ -312,26 +337,28 @@ class Catalog:
     def describe(self, model: str, spec: ModelSpec) -> dict[str, Any]:
         """What `jetllm models` and the API show of one entry."""
         built = self._weights_bytes(self.registry)
-        variants = {
-            name: {
+        variants = {}
+        for name, variant in self.variants(spec).items():
+            variants[name] = {
                 "backend": variant.backend,
                 "quantization": variant.quantization,
                 "pulled": self.store.path_of(model, variant) is not None,
                 "built": variant.backend != MLC or (model, name) in built,
                 "usable": variant.backend in self.backends,
                 "quarantined": self.store.quarantine_reason(variant),
+                **self.measurements.describe((model, name), spec.status),
             }
-            for name, variant in self.variants(spec).items()
-        }
         return {
             "id": model,
             "name": spec.name,
-            "status": spec.status.value,
+            **model_status(spec.status, variants),
             "parameters": spec.parameters,
             "use_cases": list(spec.use_cases),
             "license": spec.license,
             "context_length": spec.context_length,
+            "chat": spec.chat,
             "memory_requirement": spec.memory_requirement,
+            "container": spec.container,
             "aliases": list(spec.aliases),
             "issue": spec.issue,
             "notes": spec.notes,

@@ -12,12 +12,14 @@ from typing import Any
 
 from inference.artifacts.build import BuildProgress
 from inference.artifacts.sources import Progress
-from inference.errors import InvalidRequestError
-from inference.generation import GenerateRequest, Generation, Message
+from inference.errors import InvalidRequestError, JetLLMError
+from inference.generation import Chunk, GenerateRequest, Generation, Message
 from inference.provision import provided
 from inference.service import Service, build_service
 from inference.settings import Settings, load_settings
 from inference.stream import GenerationStream
+
+__all__ = ["Chunk", "GenerationStream", "InferenceEngine", "JetLLMError", "as_dict"]
 
 _OPTIONS = {f.name for f in dataclasses.fields(GenerateRequest)} - {"messages", "prompt"}
 
@@ -97,10 +99,13 @@ class InferenceEngine:
 
     def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> dict[str, Any]:
         """Answer a conversation of ``{"role": ..., "content": ...}`` turns."""
-        turns = tuple(Message(turn["role"], turn["content"]) for turn in messages)
-        request = dataclasses.replace(self._request(options), messages=turns)
-        with self._service.generate(request) as stream:
+        with self.stream_chat(messages, **options) as stream:
             return _finished(stream)
+
+    def stream_chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> GenerationStream:
+        """Like `chat`, but returns the running stream: iterate it, and close it."""
+        turns = tuple(Message(turn["role"], turn["content"]) for turn in messages)
+        return self._service.generate(dataclasses.replace(self._request(options), messages=turns))
 
     def unload_model(self, name: str | None = None) -> dict[str, Any]:
         """Unload *name*, by default the model that was loaded last."""
@@ -115,9 +120,49 @@ class InferenceEngine:
         """What is loaded, and how much memory there is."""
         return self._service.status()
 
+    def device(self) -> dict[str, Any]:
+        """What this machine is (``static``), and how it is now (``live``)."""
+        return self._service.device()
+
     def models(self) -> list[dict[str, Any]]:
         """Every registered model, with what is known of it here."""
         return self._service.models()
+
+    def model(self, name: str) -> dict[str, Any]:
+        """One entry of `models`; *name* may be an alias."""
+        return self._service.model(name)
+
+    def select(self, name: str | None = None, variant: str | None = None) -> dict[str, Any]:
+        """Explain what would be run, with every candidate and its numbers; loads nothing."""
+        return self._service.select(GenerateRequest(model=name, variant=variant)).to_dict()
+
+    def evidence(self, name: str | None = None) -> list[dict[str, Any]]:
+        """What the harness measured here, of *name* or of all; whether each record counts, else why not."""
+        return self._service.measurements.rows(name)
+
+    def record_evidence(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep a measurement of this machine as it is now; return the record as it was written."""
+        return self._service.measurements.record(record)
+
+    def pull(
+        self,
+        name: str,
+        variant: str | None = None,
+        *,
+        progress: Callable[[Progress], None] = lambda _: None,
+    ) -> dict[str, Any]:
+        """Bring the weights of *name* here; without *variant*, of the first one that runs here."""
+        return self._service.pull(name, variant=variant, progress=progress)
+
+    def build(
+        self,
+        name: str,
+        variant: str | None = None,
+        *,
+        progress: Callable[[BuildProgress], None] = lambda _: None,
+    ) -> dict[str, Any]:
+        """Build a pulled model for MLC; without *variant*, its first one for MLC."""
+        return self._service.build(name, variant=variant, progress=progress)
 
     def close(self) -> None:
         """End the workers; a second call does nothing."""

@@ -17,7 +17,7 @@ from inference.artifacts.build import BuildProgress
 from inference.artifacts.sources import Progress
 from inference.building import Building
 from inference.catalog import Catalog
-from inference.choice import arguments
+from inference.choice import arguments, check
 from inference.decision_log import DecisionLog
 from inference.device.detect import detect
 from inference.errors import (
@@ -61,6 +61,7 @@ class Service:
         self._gauges = Gauges(settings, catalog.device)
         self._calibration = calibration_of(settings)
         self.building = Building(settings, catalog)
+        self.measurements = catalog.measurements
         self._supervisor = Supervisor(
             limits_of(settings), budget=catalog.budget_bytes, calibration=self._calibration
         )
@@ -87,6 +88,7 @@ class Service:
         Raises:
             JetLLMError: whatever keeps the request from its first token.
         """
+        check(request)
         started_s = time.monotonic()
         guard = Deadline(cancelled, started_s + self.settings.request_timeout_s)
         try:
@@ -338,15 +340,12 @@ class Service:
             },
             "memory": dataclasses.asdict(self._catalog.memory()),
             "workers": [views.row(worker) for worker in workers],
-            "counters": {
-                "model_loads_total": views.counter(self._supervisor.loads, "result"),
-                "worker_restarts_total": views.counter(self._supervisor.restarts, "cause"),
-            },
+            "counters": views.counters(self._supervisor.loads, self._supervisor.restarts),
         }
 
     def device(self) -> dict[str, Any]:
         """What this machine is, and how it is now."""
-        return self._gauges.picture(self._catalog.device, self._catalog.memory())
+        return self._gauges.picture(self._catalog.device_now(), self._catalog.memory())
 
     def preload(self) -> None:
         """Load what the settings name, in their order; a failure is kept for `readiness`."""

@@ -46,7 +46,17 @@ def row(worker: WorkerStatus) -> dict[str, Any]:
     return {**dataclasses.asdict(worker), "state": worker.state.value}
 
 
-def counter(values: dict[tuple[str, str], int], label: str) -> list[dict[str, Any]]:
+def counters(
+    loads: dict[tuple[str, str], int], restarts: dict[tuple[str, str], int]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return what the status counts of each model."""
+    return {
+        "model_loads_total": _counter(loads, "result"),
+        "worker_restarts_total": _counter(restarts, "cause"),
+    }
+
+
+def _counter(values: dict[tuple[str, str], int], label: str) -> list[dict[str, Any]]:
     """Return counts by model and *label*, sorted."""
     return [{"model": model, label: name, "value": n} for (model, name), n in sorted(values.items())]
 

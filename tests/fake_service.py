@@ -150,6 +150,7 @@ class FakeService:
     load_gate: Gate | None = None
     draining: bool = False
     running: int = 0
+    measurements: Any = None
     registry: Any = field(default_factory=lambda: SimpleNamespace(models={MODEL: None, "org/planned": None}))
 
     def generate(self, request: GenerateRequest, cancelled: Callable[[], bool]) -> FakeStream:

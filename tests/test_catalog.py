@@ -12,10 +12,11 @@ import pytest
 
 import inference.catalog
 from inference.backends import engine_versions
-from inference.catalog import EVIDENCE_FILE, Catalog
+from inference.catalog import Catalog
 from inference.choice import with_available
 from inference.device.detect import Device, detect
-from inference.registry import load_registry
+from inference.measurements import FILE
+from inference.registry import content_sha256, load_registry
 from inference.selection.selector import select
 from inference.selection.tasks import Task
 from inference.settings import load_settings
@@ -81,8 +82,8 @@ def measure(tmp_path: Path, model: str, **values: Any) -> None:
     }
     state = tmp_path / "state"
     state.mkdir(exist_ok=True)
-    with (state / EVIDENCE_FILE).open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    with (state / FILE).open("a") as file:
+        file.write(json.dumps({**record, "sha256": content_sha256(record)}) + "\n")
 
 
 def chosen(catalog: Catalog, speed: str) -> tuple[str, str | None]:
@@ -127,7 +128,7 @@ def test_garbled_evidence_is_told_briefly(
 ) -> None:
     """A file of garbage costs a few lines of the log and none of its sound records."""
     measure(tmp_path, "two")
-    with (tmp_path / "state" / EVIDENCE_FILE).open("a") as file:
+    with (tmp_path / "state" / FILE).open("a") as file:
         file.write("{\n" * 1000)
     assert list(catalog.world(()).evidence) == [("two", "gguf")]
     assert len(caplog.records) == 6

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from inference.registry import Evidence, Status, load_evidence
+from inference.registry import Conditions, Evidence, Status, content_sha256, load_evidence
 
 SHA256 = "a" * 64
 RECORD: dict[str, Any] = {
@@ -28,29 +29,36 @@ RECORD: dict[str, Any] = {
     "status": "verified",
 }
 KEY = ("gpt2", "transformers")
-HERE: dict[str, Any] = {
-    "board": "Orin Nano",
-    "l4t": "36.4.0",
-    "power_mode": "15W",
-    "image": "dustynv/mlc:r36.4.0",
-    "engines": {KEY: "transformers 4.57.1"},
-    "weights_sha256": {KEY: SHA256},
-}
+HERE = Conditions(
+    board="Orin Nano",
+    l4t="36.4.0",
+    power_mode="15W",
+    image="dustynv/mlc:r36.4.0",
+    engines={KEY: "transformers 4.57.1"},
+    weights_sha256={KEY: SHA256},
+)
 MEASURED = Evidence(21.5, 700_000_000, None, Status.VERIFIED)
 
 
 def write(tmp_path: Path, *lines: Any) -> Path:
-    """A file of these records, or texts."""
+    """A file of these records, sealed, or texts."""
     path = tmp_path / "evidence.jsonl"
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    path.write_text(
+        "".join(f"{line if isinstance(line, str) else json.dumps(sealed(line))}\n" for line in lines)
+    )
     return path
+
+
+def sealed(record: Any) -> Any:
+    """The record with the hash of its content."""
+    return {**record, "sha256": content_sha256(record)}
 
 
 def test_a_record_counts_where_it_was_measured(tmp_path: Path) -> None:
     """Same machine, engine, image and weights: its figures and its status."""
     found = load_evidence(write(tmp_path, RECORD))
     assert found.skipped == ()
-    assert found.matching(**HERE) == {KEY: MEASURED}
+    assert found.matching(HERE) == {KEY: MEASURED}
 
 
 @pytest.mark.parametrize(
@@ -69,17 +77,17 @@ def test_a_record_of_anything_else_does_not(tmp_path: Path, field: str, value: A
     record_key = {"engines": "engine"}.get(field, field)
     unknown: Any = {} if isinstance(value, dict) else None
     known = load_evidence(write(tmp_path, RECORD))
-    assert known.matching(**{**HERE, field: value}) == {}
-    assert known.matching(**{**HERE, field: unknown}) == {}
+    assert known.matching(replace(HERE, **{field: value})) == {}
+    assert known.matching(replace(HERE, **{field: unknown})) == {}
     blind = load_evidence(write(tmp_path, {**RECORD, record_key: None}))
-    assert blind.matching(**HERE) == {}
-    assert blind.matching(**{**HERE, field: unknown}) == {KEY: MEASURED}
+    assert blind.matching(HERE) == {}
+    assert blind.matching(replace(HERE, **{field: unknown})) == {KEY: MEASURED}
 
 
 def test_the_last_known_figure_counts(tmp_path: Path) -> None:
     """A later record replaces what it knows and leaves the rest."""
     later = {**RECORD, "decode_tokens_per_s": 30, "memory_bytes": None, "status": None, "quality": 0.5}
-    found = load_evidence(write(tmp_path, RECORD, later)).matching(**HERE)
+    found = load_evidence(write(tmp_path, RECORD, later)).matching(HERE)
     assert found == {KEY: Evidence(30.0, 700_000_000, 0.5, Status.VERIFIED)}
 
 
@@ -101,6 +109,9 @@ def test_the_last_known_figure_counts(tmp_path: Path) -> None:
         ),
         ({**RECORD, "status": "good"}, "status: expected a status of models.json, got 'good'"),
         ({"version": 1, "model": "a"}, "variant: expected a name of 1 to 96 letters"),
+        (json.dumps(RECORD), "sha256: expected the hash of the record's content, got nothing"),
+        (json.dumps({**sealed(RECORD), "decode_tokens_per_s": 215}), "sha256: is not that of the content"),
+        (json.dumps({**sealed(RECORD), "sha256": "short"}), "sha256: expected a SHA-256"),
         ('{"version": 1, "version": 1}', "version: expected this key once, found it again"),
         ('{"version": 1, "quality": NaN}', "quality: expected a finite number, got NaN"),
         ({**RECORD, "board": "\ud800"}, "board: expected valid Unicode text"),

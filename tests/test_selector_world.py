@@ -81,6 +81,19 @@ class TestEvidence:
         assert big.reason == "too slow: 4 of 10 tokens/s measured"
         assert selection.candidates[0].tokens_per_s_source == "predicted"
 
+    def test_the_prediction_stays_beside_what_was_measured(self) -> None:
+        """Measurements are compared with the formula; one that replaced it would be compared with itself."""
+        models = {"big": entry("3B", 300, active_parameters="1B")}
+        seen = {("big", "v"): Evidence(decode_tokens_per_s=4.0)}
+        plain, measured = (
+            choose(make_world(models, bandwidth_bytes_per_s=25e9, evidence=evidence)).candidates[0]
+            for evidence in ({}, seen)
+        )
+        assert (plain.tokens_per_s, measured.tokens_per_s) == (plain.predicted_tokens_per_s, 4.0)
+        # A quarter of 25 GB/s over a third of 300 MB; two operations for each of a billion parameters.
+        assert measured.predicted_tokens_per_s == plain.predicted_tokens_per_s == pytest.approx(62.5)
+        assert (measured.bytes_per_token, measured.flop_per_token) == (100 * MB, 2 * 10**9)
+
     def test_measured_memory_overrides_the_prediction(self) -> None:
         """The measured figure holds at the setting's context; the formula says what less context saves."""
         models = {"m": entry(kv_heads=64)}  # 160 KiB of KV cache a token

@@ -82,6 +82,14 @@ def signature(path: Path) -> dict[str, Any] | None:
     return None
 
 
+def stamp(path: Path) -> str:
+    """Return a hash of the names, sizes and times of change of a file, or of all files in a directory."""
+    found = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    marks = ((each.relative_to(path.parent), each.stat()) for each in found)
+    lines = (f"{name} {status.st_size} {status.st_mtime_ns}\n" for name, status in marks)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def blocks(path: Path) -> Iterator[bytes]:
     """Yield a file's bytes, a block at a time."""
     with path.open("rb") as file:

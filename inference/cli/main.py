@@ -11,6 +11,7 @@ import click
 
 from inference.cli.ask import run, select
 from inference.cli.build import build, bundle
+from inference.cli.check import check
 from inference.cli.lint import lint
 from inference.cli.machine import device, status, version
 from inference.cli.models import load, models, ps, pull, unload
@@ -71,6 +72,7 @@ for command in (
     unload,
     ps,
     lint,
+    check,
     status,
     device,
     version,

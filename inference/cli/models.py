@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -49,6 +50,25 @@ def _list(config: Path | None, as_json: bool) -> None:
             for r in rows
         ),
     )
+    measured = [
+        (r["id"], name, v["status"], *_figures(v))
+        for r in rows
+        for name, v in r["variants"].items()
+        if v["measured"] is not None or v["lapsed"] is not None
+    ]
+    if measured:
+        print_line()
+        print_table(("MEASURED HERE", "VARIANT", "STATUS", "TOKENS/S", "MEMORY", "WHEN", "NOTE"), measured)
+
+
+def _figures(variant: dict[str, Any]) -> tuple[str | None, ...]:
+    """Return what was measured of a variant and counts, or why nothing does."""
+    found = variant["measured"]
+    if found is None:
+        return None, None, None, "lapsed: " + "; ".join(variant["lapsed"])
+    speed = found["decode_tokens_per_s"]
+    shown = None if speed is None else f"{speed:.3g}"
+    return shown, gib(found["memory_bytes"]), found["measured_at"], found["issue"]
 
 
 @click.command()

@@ -17,6 +17,10 @@ from inference.device.memory import read_meminfo
 DEVICE_FILE = "run/jetllm/device.json"
 """Written on the host and mounted into the container, where the device tree cannot be seen."""
 
+IMAGE_FILE = "etc/jetllm/image"
+"""In a container image: its own name, in one line. Nothing else in a container tells it."""
+
+_MAX_IMAGE_CHARACTERS = 500
 _GB = 10**9
 _GIB = 2**30
 
@@ -29,6 +33,7 @@ class Device:
         board: our name of the module, such as "orin-nano-8gb".
         model: the board's own words, for display only.
         bandwidth_bytes_per_s: of the memory, in the current power mode where the mode changes it.
+        image: the container image that this process runs in, as it names itself.
     """
 
     board: str | None
@@ -44,6 +49,7 @@ class Device:
     bandwidth_bytes_per_s: float | None
     power_mode: str | None
     in_container: bool
+    image: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, which `DEVICE_FILE` has too."""
@@ -163,6 +169,7 @@ def detect(root: Path | str = "/") -> Device:
         bandwidth_bytes_per_s=_BOARDS[board].bandwidth(mode) if board else None,
         power_mode=mode,
         in_container=_in_container(root),
+        image=_image(root),
     )
     return _with_device_file(device, root)
 
@@ -272,6 +279,10 @@ def _in_container(root: Path) -> bool:
     )
 
 
+def _image(root: Path) -> str | None:
+    return _read(root, IMAGE_FILE).strip().partition("\n")[0][:_MAX_IMAGE_CHARACTERS] or None
+
+
 def _with_device_file(device: Device, root: Path) -> Device:
     """Prefer what the host wrote, field by field; a null or ill-typed value is not a statement."""
     try:
@@ -284,7 +295,7 @@ def _with_device_file(device: Device, root: Path) -> Device:
     return dataclasses.replace(device, **stated)
 
 
-# in_container is not among them: it is about the reader, not about the host that wrote the file.
+# in_container and image are not among them: they are about the reader, not about the host that wrote it.
 _FIELD_TYPES: dict[str, type] = {
     **dict.fromkeys(("board", "model", "soc", "compute_capability", "l4t", "jetpack"), str),
     **dict.fromkeys(("arch", "cpu_model", "power_mode"), str),

@@ -1,6 +1,13 @@
 """models.json: what models there are and how each is run."""
 
-from inference.registry.evidence import Evidence, EvidenceFile, EvidenceRecord, load_evidence
+from inference.registry.evidence import (
+    Conditions,
+    Evidence,
+    EvidenceFile,
+    EvidenceRecord,
+    content_sha256,
+)
+from inference.registry.evidence_file import append_evidence, load_evidence
 from inference.registry.registry import Registry, load_registry, registry_schema
 from inference.registry.spec import (
     Adapter,
@@ -19,6 +26,7 @@ from inference.registry.spec import (
 
 __all__ = [
     "Adapter",
+    "Conditions",
     "Evidence",
     "EvidenceFile",
     "EvidenceRecord",
@@ -34,6 +42,8 @@ __all__ = [
     "UrlSource",
     "Variant",
     "WeightsFile",
+    "append_evidence",
+    "content_sha256",
     "load_evidence",
     "load_registry",
     "registry_schema",

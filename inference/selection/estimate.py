@@ -17,8 +17,7 @@ _MB = 10**6
 
 # llama.cpp (xllamacpp 2026.10) in a worker, measured on x86 with SmolLM2-135M Q4_1 and Gemma 3 270M
 # Q4_K_M, November 2026. A vocabulary entry costs its text and hash nodes once, and per slot its logit
-# and its place in the sampler's candidate list. The overhead holds the interpreter, the libraries
-# and a few MiB of tensors that are repacked for the processor.
+# and its place in the sampler's candidate list. The overhead: interpreter, libraries, repacked tensors.
 _LLAMACPP_OVERHEAD_BYTES = 70 * _MIB
 _LLAMACPP_BYTES_PER_VOCAB = 128
 _LLAMACPP_BYTES_PER_VOCAB_SLOT = 24
@@ -81,14 +80,15 @@ _GPU_BYTES_PER_LAYER = 19 * _MB
 
 
 class _Cpu(NamedTuple):
-    """How fast an engine on a CPU goes through weights: share of the bandwidth, bytes/s of one core."""
+    """How fast an engine on a CPU is: share of the bandwidth, bytes/s of one core, seconds beside that."""
 
     share: float
     bytes_per_s_core: float
+    step_s: float = 0.0
 
 
-# Measured with SmolLM2-135M on two x86 cores and 21.4 GB/s; on another processor an extrapolation.
-_CPU = {"llamacpp": _Cpu(0.25, 2.7e9), "transformers": _Cpu(0.44, 4.7e9)}
+# SmolLM2-135M on two x86 cores and 21.4 GB/s, else extrapolated; the step with a GPT-2 of 34,000 parameters.
+_CPU = {"llamacpp": _Cpu(0.25, 2.7e9), "transformers": _Cpu(0.44, 4.7e9, 0.001)}
 _CPU_Q4_0 = _Cpu(0.32, 3.4e9)  # repacked for the processor's vector units
 
 
@@ -255,8 +255,8 @@ def estimate_decode_tokens_per_s(
         return None
     read = weights * spec.active_share
     if variant.backend != "mlc":
-        bytes_per_s = _cpu_bytes_per_s(variant, bandwidth_bytes_per_s, cpu_cores)
-        return None if bytes_per_s is None else bytes_per_s / read
+        rate = _cpu_bytes_per_s(variant, bandwidth_bytes_per_s, cpu_cores)
+        return None if rate is None else 1 / (read / rate + _CPU[variant.backend].step_s)
     if spec.layers is None or bandwidth_bytes_per_s is None:
         return None
     return _GPU_SHARE * bandwidth_bytes_per_s / (read + spec.layers * _GPU_BYTES_PER_LAYER)

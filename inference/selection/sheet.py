@@ -38,7 +38,8 @@ class Row:
     Args:
         order: its place in the registry.
         pulled: ``None`` for another machine.
-        weights_bytes: what decode reads for every token; ``None`` where it is unknown.
+        weights_bytes: what the weights hold; ``None`` where it is unknown.
+        predicted_tokens_per_s: decode speed by the formula alone, whatever was measured.
         limit_tokens: the longest context that it can have at all.
         wanted_tokens: the context of the setting, as far as its limit allows.
         formula: ``None`` where *fixed_bytes* holds at every context.
@@ -62,6 +63,7 @@ class Row:
     memory_source: str
     tokens_per_s: float | None
     tokens_per_s_source: str | None
+    predicted_tokens_per_s: float | None
     quality: float | None
     quality_source: str | None
     parameter_count: int
@@ -83,6 +85,16 @@ class Row:
     def name(self) -> str:
         """The candidate, as a reader knows it."""
         return f"{self.model}/{self.variant_name}"
+
+    @property
+    def bytes_per_token(self) -> int | None:
+        """What decode reads for every token at batch 1: the weights, or the share of its experts."""
+        return None if self.weights_bytes is None else round(self.weights_bytes * self.spec.active_share)
+
+    @property
+    def flop_per_token(self) -> int:
+        """A multiplication and an addition for each parameter that a token uses; attention is left out."""
+        return round(2 * self.parameter_count * self.spec.active_share)
 
     @cached_property
     def full_bytes(self) -> int:
@@ -153,7 +165,10 @@ def _row(world: World, key: Key, spec: ModelSpec, variant: Variant, order: int, 
     measured = world.evidence.get(key, _NO_EVIDENCE)
     limits = [limit for limit in (variant.context, spec.context_length) if limit is not None]
     wanted = min([world.context_tokens, *limits])
-    speed, speed_source = _speed(world, spec, variant, on_disk, measured)
+    predicted = estimate_decode_tokens_per_s(
+        spec, variant, world.bandwidth_bytes_per_s, cpu_cores=world.cpu_cores, weights_bytes=on_disk
+    )
+    speed, speed_source = _speed(predicted, measured)
     quality = spec.quality if measured.quality is None else measured.quality
     quality_source = "declared" if measured.quality is None else "measured"
     pull = f"jetllm pull {key[0]}"
@@ -170,6 +185,7 @@ def _row(world: World, key: Key, spec: ModelSpec, variant: Variant, order: int, 
         **_memory(world, key, spec, variant, wanted, on_disk, measured),
         tokens_per_s=speed,
         tokens_per_s_source=speed_source,
+        predicted_tokens_per_s=predicted,
         quality=quality,
         quality_source=None if quality is None else quality_source,
         parameter_count=spec.parameter_count,
@@ -225,15 +241,10 @@ def _shift(
     return max(0, world.backend_corrections.get(variant.backend, 0)), "predicted"
 
 
-def _speed(
-    world: World, spec: ModelSpec, variant: Variant, on_disk: int | None, measured: Evidence
-) -> tuple[float | None, str | None]:
+def _speed(predicted: float | None, measured: Evidence) -> tuple[float | None, str | None]:
     if measured.decode_tokens_per_s is not None:
         return measured.decode_tokens_per_s, "measured"
-    speed = estimate_decode_tokens_per_s(
-        spec, variant, world.bandwidth_bytes_per_s, cpu_cores=world.cpu_cores, weights_bytes=on_disk
-    )
-    return speed, None if speed is None else "predicted"
+    return predicted, None if predicted is None else "predicted"
 
 
 def _incompatible(world: World, key: Key, spec: ModelSpec, measured: Evidence) -> str | None:

@@ -120,6 +120,9 @@ class Candidate:
         memory_source: "measured", "predicted" by the formula, or "declared" by its entry.
         tokens_per_s: decode speed; ``None`` where it is unknown.
         tokens_per_s_source: "measured" or "predicted".
+        predicted_tokens_per_s: by the formula alone, for comparing what is measured with it.
+        bytes_per_token: what decode reads for every token; ``None`` where it is unknown.
+        flop_per_token: what a token computes.
         quality: 0 to 1; ``None`` where nobody measured it.
         quality_source: "measured" here, or "declared" by its entry.
         task_fit: 2 serves the task, 1 serves it as a generalist, 0 does not claim to.
@@ -135,6 +138,9 @@ class Candidate:
     memory_source: str
     tokens_per_s: float | None
     tokens_per_s_source: str | None
+    predicted_tokens_per_s: float | None
+    bytes_per_token: int | None
+    flop_per_token: int
     quality: float | None
     quality_source: str | None
     parameters: str
