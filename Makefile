@@ -14,7 +14,7 @@ TRANSFORMERS := .venv-transformers/test.stamp
 MAKE_VENV := scripts/make_venv.py
 COMMON := $(MAKE_VENV) pyproject.toml requirements/build.txt
 
-.PHONY: help serve test test-transformers test-310 run-310 check bench bench-memory lock clean
+.PHONY: help serve test test-transformers test-harness test-310 run-310 check bench bench-memory soak lock clean
 
 help:
 	@echo "make serve              install, fetch $(MODEL), serve on 127.0.0.1:8080"
@@ -23,6 +23,8 @@ help:
 	@echo "make bench              the benchmarks; results go into docs/bench-log.md by hand"
 	@echo "make bench-memory       the memory formula against real peaks, about 20 minutes"
 	@echo "make test-transformers  the reference engine's tests, in an environment with torch"
+	@echo "make test-harness       full runs of the harness on real models, and its proof by planted defects"
+	@echo "make soak               the harness on $(MODEL) with a mixed load for MINUTES=30"
 	@echo "make test-310           the tests under Python 3.10, where there is one"
 	@echo "make lock               write requirements/*.txt anew; UPGRADE=--upgrade for new versions"
 	@echo "make clean              remove environments and caches; weights are kept"
@@ -46,6 +48,7 @@ bench: $(TEST)
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.selection
 	$(BIN)/python -m benchmarks.tasks
+	$(BIN)/python -m benchmarks.cross_check
 
 bench-memory: $(TEST)
 	$(BIN)/jetllm pull $(TEST_MODELS)
@@ -53,6 +56,15 @@ bench-memory: $(TEST)
 
 test-transformers: $(TRANSFORMERS)
 	.venv-transformers/bin/python -m pytest -m transformers -rs
+
+test-harness: $(TRANSFORMERS)
+	.venv-transformers/bin/jetllm pull $(TEST_MODELS)
+	.venv-transformers/bin/python -m pytest -m harness -rs
+
+MINUTES ?= 30
+soak: $(TEST)
+	$(BIN)/jetllm pull $(MODEL)
+	$(BIN)/jetllm check $(MODEL) --soak $(MINUTES)
 
 # A pyenv shim called python3.10 may exist and not run: each candidate is tried.
 test-310:

@@ -26,6 +26,9 @@ class DaemonProcess:
     way is the one that is tested.
     """
 
+    main = "inference"
+    """The module that is run."""
+
     def __init__(self, state_dir: Path, *arguments: str, **settings: object) -> None:
         self._state_dir = state_dir
         variables = {f"JETLLM_{name.upper()}": str(value) for name, value in settings.items()}
@@ -41,7 +44,7 @@ class DaemonProcess:
     def __enter__(self) -> DaemonProcess:
         self.started_s = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "inference", "serve", *self._arguments],
+            [sys.executable, "-m", self.main, "serve", *self._arguments],
             env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -17,8 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # Units from top to bottom. A module imports from rows below its own and from its own unit; a row's
 # units do not see each other. A unit is a module, or a package with all that is in it.
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("phase3", "__main__"),
+    ("__main__",),
     ("cli",),
+    ("phase3",),
     ("daemon",),
     ("client", "console"),
     ("inference_engine", "api"),
@@ -26,7 +27,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("service", "decisions"),
     ("building",),
     ("catalog", "stream", "instance", "decision_log", "registry_watch", "gauges"),
-    ("choice", "planning", "views"),
+    ("choice", "planning", "views", "measurements"),
     ("compiled",),
     ("runtime.supervisor",),
     ("runtime.account",),
@@ -57,7 +58,7 @@ ONLY_IN: dict[str, set[str]] = {
     "waitress": {"api"},
     "prometheus_client": {"api"},
     "click": {"cli"},
-    "rich": {"cli", "console"},
+    "rich": {"cli", "console", "phase3.progress"},
     "yaml": {"settings"},
     "huggingface_hub": {"artifacts.sources.hub"},
     "xllamacpp": {"backends.llamacpp"},

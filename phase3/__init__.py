@@ -1,0 +1,1 @@
+"""The harness: proves a model on the machine that serves it."""
