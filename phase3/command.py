@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "test_comprehensive.py")
     """Run the harness as *argv* says and return the exit code."""
     try:
         asked = _asked(argv, prog)
-        if len(asked.compare) == 2:
+        if len(asked.compare) > 1:
             return _compared(*asked.compare)
         return _checked(asked)
     except (TargetError, JetLLMError, ReportError) as error:
@@ -132,7 +132,9 @@ def _minutes(text: str) -> float:
     return minutes
 
 
-def _compared(old: Path, new: Path) -> int:
+def _compared(old: Path, new: Path, *more: Path) -> int:
+    if more:
+        raise ReportError(f"--compare: expected one report or two, got {2 + len(more)}")
     sys.stdout.write(comparison_markdown(compare(result.load(old), result.load(new))) + "\n")
     return EXIT_PASS
 
@@ -156,6 +158,7 @@ def _checked(asked: _Asked) -> int:
 
 
 def _one(target: MeasuredTarget, asked: _Asked, old: result.Report | None) -> Written:
+    output.prepare(asked.out)
     with Shown(target.model) as shown:
         report = run(target, asked.plan, listener=shown)
     written = output.write(report, asked.out, old)

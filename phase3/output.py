@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,20 @@ class Written:
 
     report: Report
     folder: Path
+
+
+def prepare(out: Path) -> None:
+    """Make sure before the work begins that *out* can be written to.
+
+    Raises:
+        ReportError: it cannot.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ReportError(f"{out}: {error.strerror}", hint="choose another folder: --out DIR") from None
 
 
 def write(report: Report, out: Path, old: Report | None = None) -> Written:

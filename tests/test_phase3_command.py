@@ -59,7 +59,7 @@ def test_the_suite_proves_a_real_model_in_process(smollm2_path: Path, tmp_path: 
     assert ElementTree.parse(folder / "junit.xml").getroot().get("failures") == "0"  # noqa: S314 - ours
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
     assert f"# {MODEL}: passed" in (folder / "report.md").read_text()
-    (row,) = csv.DictReader((out / "results.csv").open())
+    (row,) = csv.DictReader((out / "results.csv").read_text().splitlines())
     assert (row["model"], row["verdict"]) == (MODEL, "pass")
     shown = subprocess.run(
         [sys.executable, "-m", "inference", "models", "--json"],
@@ -116,6 +116,8 @@ def _interrupt_after(process: subprocess.Popen[str], words: str) -> None:
         (["--model", MODEL, "--soak", "never"], "expected minutes"),
         (["--model", MODEL, "--compare", "nowhere.json"], "there is no such file"),
         (["--model", MODEL, "--quick", "--full"], "not allowed with"),
+        (["--compare", __file__, __file__, __file__], "expected one report or two, got 3"),
+        (["--model", MODEL, "--compare", __file__], "not JSON"),
     ],
 )
 def test_a_wrong_command_is_told_what_is_wrong(
@@ -130,6 +132,17 @@ def test_a_wrong_command_is_told_what_is_wrong(
     err = capsys.readouterr().err
     assert code == 2 and said in err and "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+def test_where_reports_go_is_tried_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Ten minutes of work are not lost for a folder that cannot be written to."""
+    monkeypatch.setenv("JETLLM_STATE_DIR", str(tmp_path / "state"))
+    taken = tmp_path / "file"
+    taken.write_text("")
+    assert main(["--model", MODEL, "--out", str(taken)]) == 2
+    assert "--out DIR" in capsys.readouterr().err
 
 
 def test_two_reports_are_compared_without_a_run(tmp_path: Path, capsys: Capture) -> None:
