@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -204,19 +203,11 @@ def test_tells_how_far_it_is() -> None:
 # The real thing.
 
 
-@pytest.fixture(scope="module", params=["engine", "http"])
-def smollm2(
-    smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Target]:
-    """SmolLM2, loaded, in process and through a daemon."""
-    settings: dict[str, Any] = {"context_tokens": 256, "keep_alive_s": -1}
-    state_dir = tmp_path_factory.mktemp(request.param)
-    if request.param == "engine":
-        with InferenceEngine(state_dir=state_dir, **settings) as engine:
-            yield _loaded(EngineTarget(engine, MODEL))
-    else:
-        with DaemonProcess(state_dir, **settings) as daemon:
-            yield _loaded(HttpTarget(daemon.url, MODEL))
+@pytest.fixture(scope="module")
+def smollm2(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """SmolLM2, loaded by a daemon; tests/test_phase3_full.py runs every check on it in process."""
+    with DaemonProcess(tmp_path_factory.mktemp("http"), context_tokens=256, keep_alive_s=-1) as daemon:
+        yield _loaded(HttpTarget(daemon.url, MODEL))
 
 
 def _loaded(target: Target) -> Target:
@@ -233,7 +224,7 @@ def _case(target: Target, plan: Plan = QUICK) -> Case:
 @pytest.mark.harness
 @pytest.mark.parametrize("check", CHECKS)
 def test_smollm2_keeps_the_contract(smollm2: Target, check: str) -> None:
-    """The real model passes, in process and over HTTP."""
+    """The real model passes, over HTTP."""
     outcome = CHECKS[check](_case(smollm2))
     assert outcome.verdict == "pass", outcome
 

@@ -12,7 +12,7 @@ import pytest
 from inference.inference_engine import InferenceEngine
 from phase3 import output, result
 from phase3.engine_target import EngineTarget
-from phase3.plan import FULL, Plan
+from phase3.plan import FULL, QUICK, Plan
 from phase3.result import Report
 from phase3.runner import run
 
@@ -23,7 +23,7 @@ SMOLLM2, GEMMA = "smollm2-135m-instruct", "gemma-3-270m"
 # Everything of the full run, with cells short enough for CI; docs/examples/ has runs of the whole plan.
 PLAN = replace(FULL, grid=((16, 64), (256, 64)), concurrency=(1, 2, 4), runs=3)
 # For what is slower, or the second of its kind: as few readings as a slope is judged by, and some more.
-SHORTER = replace(PLAN, generations=60, cycles=14)
+SHORTER = replace(QUICK, runs=3, generations=40, cycles=14)
 # What the machine was like, which other work beside the tests decides.
 MACHINES = {"environment", "container"}
 
@@ -72,7 +72,10 @@ def test_a_real_model_passes_on_llamacpp(
         "cycles",
         "leak_cycles",
     } <= judged
-    assert len(report.benchmark) == 4 and report.roofline is not None
+    (coherence,) = (finding for finding in report.findings if finding.check == "coherence")
+    assert coherence.value is not None and abs(coherence.value - 1) < 0.02, coherence
+    assert len(report.benchmark) == len(plan.grid) + len(plan.concurrency) - 1
+    assert report.roofline is not None
     assert len(report.series["worker_bytes_over_generations"]) == plan.generations
 
 

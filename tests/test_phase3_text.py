@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from inference.inference_engine import InferenceEngine
 from phase3 import coherence as judging
 from phase3 import sample
-from phase3.case import Case
 from phase3.checks import text
 from phase3.data import fixed
-from phase3.engine_target import EngineTarget
 from phase3.measured import Ask
-from phase3.outcome import Outcome
 from phase3.plan import FULL, QUICK
 from phase3.references import Reference
-from phase3.target import Reply, Target, TargetError, TokenLogprob
+from phase3.target import Reply, TargetError, TokenLogprob
 from tests.fake_target import (
     ENVIRONMENT,
     REGISTERED,
@@ -61,29 +56,6 @@ def reference(bits_per_byte: float = 1.0, texts: dict[str, str] | None = None) -
 def referred(monkeypatch: pytest.MonkeyPatch) -> Callable[[Reference], None]:
     """Gives the model under test a reference."""
     return lambda found: monkeypatch.setattr(text, "reference_of", lambda _: found)
-
-
-@pytest.fixture(scope="module")
-def real(
-    smollm2_path: Path, gemma_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, EngineTarget]]:
-    """Both real models, loaded side by side."""
-    state = tmp_path_factory.mktemp("state")
-    with InferenceEngine(state_dir=state, context_tokens=1024, max_loaded_models=2) as engine:
-        targets = {
-            "smollm2": EngineTarget(engine, "smollm2-135m-instruct", "llamacpp-q4_1"),
-            "gemma": EngineTarget(engine, "gemma-3-270m", "llamacpp-q4_k_m"),
-        }
-        for target in targets.values():
-            target.load()
-            target.environment()  # starts the thread that reads the gauges
-        yield targets
-
-
-def judged(target: Target, check: Callable[[Case], Outcome]) -> Outcome:
-    """Run *check* on the loaded *target*."""
-    loaded = target.environment()
-    return check(Case(target, QUICK, before=loaded, loaded=loaded))
 
 
 class TestCoherence:
@@ -345,23 +317,3 @@ class TestChatTemplate:
         outcome = text.chat_template(case_of(target))
         assert outcome.verdict == "fail" and str(outcome.diagnosis).startswith(why)
         assert text.coherence(case_of(target)).verdict == "pass"
-
-
-@pytest.mark.harness
-class TestRealModels:
-    """SmolLM2 and Gemma 3 270M through llama.cpp."""
-
-    def test_smollm2_passes(self, real: dict[str, EngineTarget]) -> None:
-        """The chat model passes both checks, with its reference."""
-        outcome = judged(real["smollm2"], text.coherence)
-        assert outcome.verdict == "pass" and "equal to the reference" in str(outcome.detail), outcome
-        assert outcome.value is not None and abs(outcome.value - 1) < 0.02
-        outcome = judged(real["smollm2"], text.chat_template)
-        assert outcome.verdict == "pass" and "order of turns counts" in str(outcome.detail), outcome
-
-    def test_gemma_passes(self, real: dict[str, EngineTarget]) -> None:
-        """The base model passes, and has no chat template to judge."""
-        outcome = judged(real["gemma"], text.coherence)
-        assert outcome.verdict == "pass" and outcome.value is not None, outcome
-        assert abs(outcome.value - 1) < 0.02
-        assert judged(real["gemma"], text.chat_template).verdict == "skip"
