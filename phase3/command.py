@@ -95,7 +95,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--url", help="of a running daemon; by default the model runs in this process's own workers")
     add("--api-key-file", type=_file, metavar="FILE", help="the daemon's key")
     much = parser.add_mutually_exclusive_group()
-    much.add_argument("--quick", action="store_true", help="a minute: no leaks, no cycles, a small benchmark")
+    much.add_argument("--quick", action="store_true", help="no leaks, no cycles, a small benchmark")
     much.add_argument("--full", action="store_true", help="everything (the default)")
     much.add_argument(
         "--soak", type=_minutes, metavar="MINUTES", help="everything, then a mixed load for so long"
