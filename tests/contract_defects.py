@@ -42,7 +42,7 @@ def _saying(text_of: Callable[[Ask], list[str]]) -> Answer:
 def _chance(ask: Ask) -> random.Random:
     """What a text depends on: the prompt, and the seed unless greedy."""
     asked = repr((ask.prompt, ask.messages, ask.seed if ask.temperature else None))
-    return random.Random(hashlib.sha256(asked.encode()).digest())  # noqa: S311
+    return random.Random(hashlib.sha256(asked.encode()).digest())  # noqa: S311 - no secret
 
 
 def _bytes_of_no_character(ask: Ask) -> list[str]:
@@ -106,7 +106,7 @@ def _without_first_word(made: Reply) -> Reply:
     return replace(made, text=made.text[1:].partition(" ")[2])
 
 
-_COIN = random.Random(5)  # noqa: S311
+_COIN = random.Random(5)  # noqa: S311 - no secret
 
 
 class Wavering:
@@ -145,12 +145,12 @@ def _stop_cuts_always(ask: Ask) -> Reply:
 
 
 def _sampling_of_chance() -> Answer:
-    chance = random.Random(3)  # noqa: S311
+    chance = random.Random(3)  # noqa: S311 - no secret
     return lambda ask: healthy(replace(ask, seed=chance.getrandbits(32)) if ask.temperature else ask)
 
 
 def _cache_that_wears() -> Answer:
-    chance = random.Random(4)  # noqa: S311
+    chance = random.Random(4)  # noqa: S311 - no secret
 
     def answer(ask: Ask) -> Reply:
         made = healthy(ask)

@@ -112,12 +112,11 @@ def _series(chance: random.Random, leak_bytes: float) -> dict[str, tuple[tuple[f
 
 def _environment() -> dict[str, Any]:
     return {
-        "device": "NVIDIA Jetson Orin Nano Super",
+        "board": "NVIDIA Jetson Orin Nano Super",
         "l4t": "36.4.0",
         "image": "dustynv/mlc:r36.4.0",
         "image_digest": "sha256:" + "4f" * 32,
-        "engine": "llama.cpp",
-        "engine_version": "b11549",
+        "engine": "xllamacpp 2026.10.11549",
         "jetllm_version": "0.1.0",
         "model_revision": None,
         "weights_sha256": "9d" * 32,

@@ -15,6 +15,7 @@ from phase3.case import Case
 from phase3.checks import CHECKS, Check
 from phase3.outcome import Outcome, at_least, at_most, failed, passed, skipped, unfit
 from phase3.plan import FULL, QUICK, soak
+from phase3.report.csv_row import FACTS
 from phase3.result import Finding, Report, exit_code, verdict
 from phase3.runner import run
 from phase3.target import Environment, TargetError
@@ -153,6 +154,12 @@ def test_a_report_says_what_is_missing_for_its_certificate() -> None:
     assert report.environment["certified"] is False
     assert report.environment["not_known"] == ("weights_sha256",)
     assert run(FakeTarget(), QUICK, checks=[check("a")]).environment["certified"] is True
+
+
+def test_every_fact_of_the_csv_row_is_in_the_record() -> None:
+    """A column that nobody fills would be empty for ever."""
+    report = run(FakeTarget(), QUICK, checks=[check("a")])
+    assert set(FACTS) <= report.environment.keys()
 
 
 def test_every_check_of_the_list_has_a_name_of_its_own_and_a_cost() -> None:

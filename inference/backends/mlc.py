@@ -144,7 +144,10 @@ class Backend:
         check_request(request, self._model.vocabulary_tokens)
         call, prompt_tokens = self._call(request)
         answer, pulse = _Answer(emit), _Pulse()
-        halted = lambda: cancelled() or self._closing.is_set()  # noqa: E731
+
+        def halted() -> bool:
+            return cancelled() or self._closing.is_set()
+
         task = _Task(self._event_loop, lambda: self._follow(request, call, halted, answer))
         self._reading[task] = prompt_tokens
         try:
@@ -379,7 +382,7 @@ class _Pulse:
 
 def _this_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
-    assert task is not None  # noqa: S101
+    assert task is not None  # noqa: S101 - only coroutines ask
     return task
 
 

@@ -11,13 +11,13 @@ from phase3.report import words
 from phase3.report.markup import clean
 from phase3.result import Measured, Report, ReportError, exit_code, verdict
 
-_FACTS = (
-    "device",
+FACTS = (
+    "board",
+    "cpu_model",
     "l4t",
     "power_mode",
     "image",
     "engine",
-    "engine_version",
     "quantization",
     "context_tokens",
 )
@@ -49,7 +49,7 @@ def append_row(report: Report, path: Path) -> None:
 
 def _values(report: Report) -> dict[str, str | int | float | None]:
     row = words.headline(report)
-    facts = {name: _text(report.environment.get(name)) for name in _FACTS}
+    facts = {name: _text(report.environment.get(name)) for name in FACTS}
     verdicts = [finding.verdict for finding in report.findings]
     return {
         "started_at": report.started_at,

@@ -222,6 +222,7 @@ def _tunnel(connection: socket.socket, proxy: Proxy, host: str, port: int, limit
     lines += [f"{name}: {value}" for name, value in proxy.headers.items()]
     with _explained():
         connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        # Of a socket it only wants makefile, which a _Line has.
         answer = http.client.HTTPResponse(_Line(connection, limits), method="CONNECT")  # type: ignore[arg-type]
         answer.begin()
     if answer.status in (502, 503, 504):
