@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
-from inference.artifacts.files import TEMPORARY_PREFIX, sweep_temporaries
+from inference.artifacts.files import TEMPORARY_PREFIX, below, sweep_temporaries
 
 
 def test_only_abandoned_temporaries_are_swept(tmp_path: Path) -> None:
@@ -24,3 +25,15 @@ def test_only_abandoned_temporaries_are_swept(tmp_path: Path) -> None:
 def test_a_directory_that_is_not_there_is_swept_in_silence(tmp_path: Path) -> None:
     """The first start has no state yet."""
     sweep_temporaries(tmp_path / "none")
+
+
+def test_a_directory_that_goes_under_the_walk_is_no_error(tmp_path: Path) -> None:
+    """pip removes directories while its progress is looked at: a pull must not fail for that."""
+    gone = tmp_path / "gone" / "deep"
+    gone.mkdir(parents=True)
+    (gone / "file").touch()
+    (tmp_path / "first").touch()
+    walk = below(tmp_path)
+    assert next(walk) == tmp_path / "first"
+    shutil.rmtree(tmp_path / "gone")
+    assert list(walk) == []

@@ -74,6 +74,15 @@ def entries(directory: Path) -> list[Path]:
         return []
 
 
+def below(directory: Path) -> Iterator[Path]:
+    """Yield the files in *directory* and below, except what goes meanwhile, alone or with its directory.
+
+    Path.rglob fails on a directory that somebody removes between its two looks at it.
+    """
+    for parent, _, names in os.walk(directory):
+        yield from (Path(parent, name) for name in names)
+
+
 def signature(path: Path) -> dict[str, Any] | None:
     """Return what tells that a file changed: its path, size and time of change."""
     with suppress(OSError):

@@ -268,7 +268,7 @@ def _size_bytes(path: Path) -> int:
     Links count nothing: what they name is another's, such as the checkpoint that a build reads.
     """
     total = 0
-    for each in path.rglob("*") if path.is_dir() else (path,):
+    for each in files.below(path) if path.is_dir() else (path,):
         with suppress(OSError):
             status = each.lstat()
             total += status.st_size if stat.S_ISREG(status.st_mode) and each.name != RESERVED else 0

@@ -95,8 +95,8 @@ class Store:
         if path is None:
             return None
         root = self.snapshot_of(variant) or path
-        paths = (root,) if root.is_file() else root.rglob("*")
-        return sum(each.stat().st_size for each in paths if each.is_file())
+        found = map(files.signature, (root,) if root.is_file() else files.below(root))
+        return sum(each["size"] for each in found if each)
 
     def weights_sha256(self, variant: Variant) -> str | None:
         """Return one hash for the weights of *variant*; ``None`` where nobody computed it.

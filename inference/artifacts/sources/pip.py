@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from inference.artifacts import files
 from inference.errors import CancelledError, MissingDependencyError, UnsafeArtifactError
 from inference.registry.spec import PackagePart
 
@@ -134,7 +135,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def _largest_file(directory: Path) -> int:
     largest = 0
-    for path in directory.rglob("*"):
+    for path in files.below(directory):
         with suppress(OSError):  # pip removes files as it goes
             largest = max(largest, path.lstat().st_size)
     return largest
