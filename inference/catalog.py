@@ -345,6 +345,7 @@ class Catalog:
                 "pulled": self.store.path_of(model, variant) is not None,
                 "built": variant.backend != MLC or (model, name) in built,
                 "usable": variant.backend in self.backends,
+                "memory_requirement": variant.memory_requirement or spec.memory_requirement,
                 "quarantined": self.store.quarantine_reason(variant),
                 **self.measurements.describe((model, name), spec.status),
             }

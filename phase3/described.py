@@ -72,7 +72,8 @@ def environment_of(*, device: Row, status: Row, model: Row, variant: str, worker
 
 def registered_of(model: Row, selection: Row) -> Registered:
     """Join the model's entry and the explained choice of it."""
-    megabytes, chat = model.get("memory_requirement"), model.get("chat")
+    variant: Row = (model.get("variants") or {}).get(selection.get("variant"), {})
+    megabytes, chat = variant.get("memory_requirement", model.get("memory_requirement")), model.get("chat")
     chosen: Row = next((c for c in selection["candidates"] if c["verdict"] == "chosen"), {})
     return Registered(
         status=model.get("status"),

@@ -207,6 +207,12 @@ def test_unknown_shape_falls_back_to_the_declaration(missing: str) -> None:
     assert estimate.total_bytes == 1_000_000_000 - 512 * MIB + 5
 
 
+def test_a_variant_declares_before_its_entry() -> None:
+    """Four bytes a parameter take more than the four bits that the entry is about."""
+    variant = Variant(backend="llamacpp", memory_requirement=2000)
+    assert _total(_spec(), variant) == 2_000_000_000 - 512 * MIB
+
+
 def test_declaration_below_the_weights_is_not_believed() -> None:
     """What lies on the disk is a lower limit; half a byte per parameter where nobody knows the size."""
     assert _total(_spec(memory_requirement=10), LLAMACPP, weights_bytes=98_362_432) == 98_362_432

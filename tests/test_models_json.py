@@ -26,7 +26,7 @@ RUN_BY_OUR_TESTS = {"smollm2-135m-instruct", "gemma-3-270m"}
 # The architectures that mlc_llm knows (python/mlc_llm/model/model.py at 79d603f) among those listed.
 KNOWN_TO_MLC = {"gpt2", "llama", "qwen2", "qwen3", "qwen3_moe", "gemma3", "phi3"}
 BITS = {"q4f16_1": 4.5, "Q4_K_M": 4.9, "Q8_0": 8.5, "F16": 16.0}
-OVERHEAD_MB = {"mlc": 600, "llamacpp": 500}
+OVERHEAD_MB = {"mlc": 600, "llamacpp": 500, "transformers": 470}
 DECLARED_MB = {
     "distilgpt2": 1500, "dialogpt-small": 2000, "gpt2": 2500, "smollm2-135m-instruct": 1000,
     "qwen2.5-0.5b-instruct": 2500, "gemma-3-270m": 800, "gpt-oss-20b": 14600, "gpt-oss-120b": 66200,
@@ -244,6 +244,16 @@ def test_memory_requirement_follows_the_page(key: str) -> None:
     cache = 4 * spec.layers * spec.kv_heads * spec.head_dim * min(4096, spec.context_length)
     hundreds = (weights + cache) / 1e8 + OVERHEAD_MB[variant.backend] / 100
     assert spec.memory_requirement == math.ceil(hundreds) * 100
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key not in GUIDE[:3]])
+def test_float32_declares_its_own_memory(key: str) -> None:
+    """Transformers computes in four bytes on a CPU, whatever the entry's first variant takes."""
+    spec = MODELS[key]
+    assert spec.layers and spec.kv_heads and spec.head_dim and spec.context_length
+    cache = 8 * spec.layers * spec.kv_heads * spec.head_dim * min(4096, spec.context_length)
+    hundreds = (4 * spec.parameter_count + cache) / 1e8 + OVERHEAD_MB["transformers"] / 100
+    assert spec.variants["transformers"].memory_requirement == math.ceil(hundreds) * 100
 
 
 @pytest.mark.parametrize(("key", "megabytes"), DECLARED_MB.items())

@@ -227,6 +227,11 @@ class TestDescriptions:
         registered = registered_of({"chat": chat, "memory_requirement": 1.5}, CHOICE)
         assert registered.is_chat is wanted and registered.memory_requirement_bytes == 1_500_000
 
+    def test_the_variant_declares_before_the_entry(self) -> None:
+        """Float32 takes more than the four bits that an entry is about."""
+        entry = {"memory_requirement": 1.5, "variants": {"v": {"memory_requirement": 2}}}
+        assert registered_of(entry, CHOICE).memory_requirement_bytes == 2_000_000
+
     @pytest.mark.parametrize(
         ("files", "wanted"),
         [

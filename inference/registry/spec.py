@@ -253,6 +253,9 @@ class Variant(Spec):
     context: Annotated[
         Tokens | None, Field(title="most tokens that a sequence may have; null: the model's own limit")
     ] = None
+    memory_requirement: Annotated[
+        MB | None, Field(title="MB (10^6 bytes) that must be available to load it; null: as the entry says")
+    ] = None
 
     @model_validator(mode="after")
     def _files_are_those_of_its_source(self) -> Variant:

@@ -229,12 +229,10 @@ def prefill_batch(backend: str, wanted_tokens: int | None) -> int:
 
 
 def declared_memory_bytes(spec: ModelSpec, variant: Variant, weights_bytes: int | None) -> int:
-    """Return what the entry's own words amount to: `memory_requirement` less the least reserve.
-
-    It is never less than the weights, or half a byte per parameter where their size is unknown.
-    """
+    """Return what is declared, less the least reserve; at least the weights, or half a byte per parameter."""
     weights = weights_in_memory(spec, variant, weights_bytes) or spec.parameter_count // 2
-    return max(weights, round(spec.memory_requirement * _MB) - _LEAST_RESERVE_BYTES)
+    required_mb = variant.memory_requirement or spec.memory_requirement
+    return max(weights, round(required_mb * _MB) - _LEAST_RESERVE_BYTES)
 
 
 def estimate_decode_tokens_per_s(
