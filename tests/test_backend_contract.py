@@ -142,6 +142,24 @@ def test_stop_is_never_part_of_the_text(worker: Worker) -> None:
     assert chunks[-1].finish_reason is FinishReason.STOP
 
 
+def test_a_stop_that_only_begins_takes_nothing_away(worker: Worker) -> None:
+    """Where the tokens end in the middle of what could be a stop string, the text has that middle."""
+    whole = text_of(run(worker, temperature=0.0, max_tokens=12))
+    chunks = run(worker, temperature=0.0, max_tokens=12, stop=(whole[-3:] + " and on it goes",))
+    assert text_of(chunks) == whole
+    assert chunks[-1].finish_reason is FinishReason.LENGTH
+
+
+def test_a_stopped_text_is_counted(worker: Worker) -> None:
+    """The tokens up to the one that completed the stop string, and the prompt's as ever."""
+    unstopped = run(worker, temperature=0.0, max_tokens=12)
+    stop = text_of(unstopped)[3:5]
+    usage, whole = run(worker, temperature=0.0, max_tokens=12, stop=(stop,))[-1].usage, unstopped[-1].usage
+    assert usage is not None and whole is not None
+    assert usage.prompt_tokens == whole.prompt_tokens
+    assert 1 <= usage.completion_tokens < whole.completion_tokens
+
+
 def test_a_prompt_beyond_the_context_is_told_with_its_counts(worker: Worker) -> None:
     """An error with both numbers, never a silent cut."""
     with pytest.raises(ContextLengthExceededError) as caught:

@@ -96,7 +96,7 @@ class Store:
             return None
         root = self.snapshot_of(variant) or path
         found = map(files.signature, (root,) if root.is_file() else files.below(root))
-        return sum(each["size"] for each in found if each)
+        return sum(int(each["size"]) for each in found if each)
 
     def weights_sha256(self, variant: Variant) -> str | None:
         """Return one hash for the weights of *variant*; ``None`` where nobody computed it.

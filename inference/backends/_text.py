@@ -8,6 +8,32 @@ from collections.abc import Callable
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
+class HeldText:
+    """Text that comes in pieces, shown as far as no stop string has begun in it.
+
+    *stopped* tells that one came: it and what followed are in no text.
+    """
+
+    def __init__(self, stop: tuple[str, ...]) -> None:
+        self._stop = stop
+        self._held = ""
+        self.stopped = False
+
+    def feed(self, text: str) -> str:
+        """Add *text* and return what became certain."""
+        if self.stopped:
+            return ""
+        self._held += text
+        length, self.stopped = cut_at_stop(self._held, self._stop)
+        shown, self._held = self._held[:length], self._held[length:]
+        return shown
+
+    def rest(self) -> str:
+        """Return what was held back, now that no more text comes."""
+        held, self._held = self._held, ""
+        return "" if self.stopped else held
+
+
 class StoppingText:
     """The text of a growing list of tokens: whole characters only, and none of a stop string.
 
@@ -16,14 +42,17 @@ class StoppingText:
 
     def __init__(self, decode: Callable[[list[int]], str], stop: tuple[str, ...]) -> None:
         self._decode = decode
-        self._stop = stop
+        self._held = HeldText(stop)
         self._tokens: list[int] = []
         # Tokens before _done are in the text; those from _context on are decoded again with the
         # new one, because the text of a token can depend on the one before.
         self._context = self._done = 0
-        self._held = ""
         self.whole_chars = self.shown_chars = 0
-        self.stopped = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string came."""
+        return self._held.stopped
 
     def feed(self, token: int) -> str:
         """Add *token* and return the text that became certain."""
@@ -39,10 +68,9 @@ class StoppingText:
         if self.stopped:
             return ""
         shown = self._show(self._undecoded().rstrip(INCOMPLETE))
-        if self.stopped:
-            return shown
-        self.shown_chars += len(self._held)
-        return shown + self._held
+        held = self._held.rest()
+        self.shown_chars += len(held)
+        return shown + held
 
     def _undecoded(self) -> str:
         known = self._decode(self._tokens[self._context : self._done])
@@ -50,10 +78,8 @@ class StoppingText:
 
     def _show(self, text: str) -> str:
         self.whole_chars += len(text)
-        self._held += text
-        length, self.stopped = cut_at_stop(self._held, self._stop)
-        shown, self._held = self._held[:length], self._held[length:]
-        self.shown_chars += length
+        shown = self._held.feed(text)
+        self.shown_chars += len(shown)
         return shown
 
 

@@ -12,7 +12,9 @@ What its users learned (measured, November 2026) and where it is answered here:
 - an exception inside a callback ends the stream without a word: it is caught there and raised here;
 - errors come as exceptions, as returned dictionaries and as chunks;
 - a JSON schema that its grammar engine cannot compile is dropped with a line on stderr and the
-  text comes out unconstrained: every schema is tried on one token first.
+  text comes out unconstrained: every schema is tried on one token first;
+- a text whose end could begin a stop string loses that end at ``max_tokens``: stop strings are looked
+  for here, and the engine, which is stopped from its callback then, never sees them.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from inference.backends import Capability, LoadOptions, iterate
 from inference.backends._echo import after_echo, ending
 from inference.backends._llamacpp_score import Scorer, logprob_of, read_prompt
 from inference.backends._room import check_room
+from inference.backends._text import HeldText
 from inference.errors import (
     ContextLengthExceededError,
     InternalError,
@@ -124,7 +127,7 @@ class Backend:
         """Give each chunk to *emit* on the engine's own call; see `inference.backends.PushBackend`."""
         body = _body(request, self._grammar(request))
         if not request.echo:
-            self._run(body, _Relay(cancelled, emit))
+            self._run(body, _Relay(cancelled, emit, request.stop))
             return
         started_s = time.perf_counter()
         prompt_tokens = self._echo(request, cancelled, emit)
@@ -134,9 +137,10 @@ class Backend:
         if request.max_tokens == 0:
             emit(ending(prompt_tokens, echo_s))
         elif request.logprobs:
-            self._run(body, _Relay(cancelled, lambda chunk: emit(after_echo(chunk, echo_s))))
+            relay = _Relay(cancelled, lambda chunk: emit(after_echo(chunk, echo_s)), request.stop)
+            self._run(body, relay)
         else:
-            self._run(body, _Relay(cancelled, emit))
+            self._run(body, _Relay(cancelled, emit, request.stop))
 
     def _echo(
         self, request: GenerateRequest, cancelled: Callable[[], bool], emit: Callable[[Chunk], None]
@@ -266,15 +270,18 @@ class _UnixConnection(http.client.HTTPConnection):
 class _Relay:
     """The callback that llama.cpp gets: translates its chunks, and keeps what went wrong."""
 
-    def __init__(self, cancelled: Callable[[], bool], emit: Callable[[Any], None]) -> None:
+    def __init__(
+        self, cancelled: Callable[[], bool], emit: Callable[[Any], None], stop: tuple[str, ...] = ()
+    ) -> None:
         self.error: JetLLMError | None = None
+        self._text = HeldText(stop)
         self._cancelled = cancelled
         self._emit = emit
         self._finish_reason: FinishReason | None = None
 
     def take(self, raw: Any) -> bool:
         """Take one of the engine's chunks; returning True stops the engine."""
-        if self._cancelled():
+        if self._text.stopped or self._cancelled():
             return True
         try:
             if "error" in raw:
@@ -287,7 +294,7 @@ class _Relay:
         except Exception as error:
             # Anything that escapes here is swallowed by the engine.
             self.error = InternalError(f"llama.cpp sent a chunk of unknown form: {error!r}")
-        return self.error is not None
+        return self._text.stopped or self.error is not None
 
     def _translate(self, raw: Mapping[str, Any]) -> Any:
         progress = raw.get("prompt_progress")
@@ -300,15 +307,20 @@ class _Relay:
                 self._finish_reason = FinishReason(choice["finish_reason"])
             text = choice["delta"].get("content") if "delta" in choice else choice.get("text")
             logprobs = _logprobs(choice)
-            if not raw.get("usage"):
-                return Chunk(text or "", logprobs) if text or logprobs else None
+            shown = self._text.feed(text or "")
+            if self._text.stopped:
+                self._finish_reason, usage = FinishReason.STOP, _usage_so_far(raw["timings"])
+            elif not raw.get("usage"):
+                return Chunk(shown, logprobs) if shown or logprobs else None
+            else:
+                shown, usage = shown + self._text.rest(), _usage(raw["usage"])
         else:
-            text, logprobs = "", ()
+            shown, logprobs, usage = self._text.rest(), (), _usage(raw["usage"])
         return Chunk(
-            text or "",
+            shown,
             logprobs,
             finish_reason=self._finish_reason or FinishReason.STOP,
-            usage=_usage(raw["usage"]),
+            usage=usage,
             timings=_timings(raw.get("timings")),
         )
 
@@ -334,7 +346,7 @@ def _body(request: GenerateRequest, grammar: str | None) -> dict[str, Any]:
     if grammar is not None:
         body["grammar"] = grammar
     if request.stop:
-        body["stop"] = list(request.stop)
+        body["timings_per_token"] = True  # they count the tokens of a text that ends at a stop string
     if request.logit_bias:
         body["logit_bias"] = [[token, bias] for token, bias in request.logit_bias.items()]
     if request.ignore_eos:
@@ -359,6 +371,11 @@ def _logprobs(choice: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
 def _usage(raw: Mapping[str, Any]) -> Usage:
     cached = (raw.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
     return Usage(raw["prompt_tokens"], raw["completion_tokens"], cached)
+
+
+def _usage_so_far(timings: Mapping[str, Any]) -> Usage:
+    cached = timings["cache_n"]
+    return Usage(cached + timings["prompt_n"], timings["predicted_n"], cached)
 
 
 def _timings(raw: Mapping[str, Any] | None) -> Timings | None:

@@ -250,7 +250,7 @@ def _trials(case: Case) -> Iterator[_Trial]:
             text = trial.whole.text
             words = [word for word in known.stop if word in text]
             words += [made for width in _STOP_WIDTHS if (made := _cut_out(text, width)) is not None]
-            words += [_NEVER] * (number == 0)
+            words += [_NEVER, text[-1:] + _NEVER] if number == 0 else []
             yield from (replace(trial, stop=word) for word in words)
     for prompt in fixed.prompts().unicode[: few + 1]:
         found = [(trial, _foreign(trial.whole.text)) for trial in _continued(case, prompt)]
