@@ -42,7 +42,9 @@ class GenerationStream:
         lease: Lease,
         guard: Deadline,
         started_s: float,
+        dropped_turns: int = 0,
     ) -> None:
+        self.dropped_turns = dropped_turns
         self.selection = selection
         self.model = selection.model
         self.variant = selection.variant
@@ -95,6 +97,8 @@ class GenerationStream:
             variant=self.variant,
             ttft_s=self._ttft_s,
             total_s=time.monotonic() - self._started_s,
+            tool_calls=chunk.tool_calls,
+            dropped_turns=self.dropped_turns,
         )
 
     def close(self) -> None:

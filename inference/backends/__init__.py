@@ -17,7 +17,7 @@ import pkgutil
 import queue
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -26,7 +26,7 @@ from inference.errors import NoUsableBackendError
 from inference.generation import Chunk, GenerateRequest
 
 Capability = Literal[
-    "chat", "completion", "logprobs", "score", "json_schema", "grammar", "seed", "embed", "tokenize"
+    "chat", "completion", "logprobs", "score", "json_schema", "grammar", "seed", "embed", "tokenize", "tools"
 ]
 
 _MODULE_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -111,8 +111,26 @@ class BackendProtocol(Protocol):
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of *text* as it stands, without added special tokens."""
 
-    def count_tokens(self, text: str) -> int:
-        """Return how many tokens `tokenize` makes of *text*."""
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids; what is no whole character becomes U+FFFD."""
+
+    def prompt_tokens(self, request: GenerateRequest) -> list[int]:
+        """Return the ids that the model would read of *request*, its chat template and all.
+
+        Raises:
+            InvalidRequestError: the request asks for what this backend cannot do.
+        """
+
+    def embed(
+        self, inputs: Sequence[str | Sequence[int]], cancelled: Callable[[], bool]
+    ) -> tuple[list[list[float]], int]:
+        """Return a vector of unit length for each input, and how many tokens were read.
+
+        Only a backend with the capability "embed" has it.
+
+        Raises:
+            ContextLengthExceededError: an input is longer than the context.
+        """
 
     def close(self) -> None:
         """Stop what runs and release the weights; a second call does nothing."""

@@ -33,6 +33,7 @@ from typing import Any
 
 from inference.backends import Capability, LoadOptions, iterate
 from inference.backends._echo import after_echo, ending
+from inference.backends._llamacpp_request import body_of
 from inference.backends._llamacpp_score import Scorer, logprob_of, read_prompt
 from inference.backends._room import check_room
 from inference.backends._text import HeldText
@@ -50,18 +51,6 @@ from inference.generation import Chunk, FinishReason, GenerateRequest, Timings, 
 REQUIRES = ("xllamacpp",)
 _MIB = 2**20
 _TURN_POLL_S = 0.1
-
-_SAMPLING = {
-    "max_tokens": "max_tokens",
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "frequency_penalty": "frequency_penalty",
-    "presence_penalty": "presence_penalty",
-    "repetition_penalty": "repeat_penalty",
-    "seed": "seed",
-}
 
 
 class Backend:
@@ -125,7 +114,7 @@ class Backend:
         self, request: GenerateRequest, cancelled: Callable[[], bool], emit: Callable[[Chunk], None]
     ) -> None:
         """Give each chunk to *emit* on the engine's own call; see `inference.backends.PushBackend`."""
-        body = _body(request, self._grammar(request))
+        body = body_of(request, self._grammar(request))
         if not request.echo:
             self._run(body, _Relay(cancelled, emit, request.stop))
             return
@@ -330,37 +319,6 @@ class _RawRelay(_Relay):
 
     def _translate(self, raw: Mapping[str, Any]) -> Any:
         return raw
-
-
-def _body(request: GenerateRequest, grammar: str | None) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "return_progress": True,
-        "cache_prompt": request.cache_prompt,
-    }
-    for ours, theirs in _SAMPLING.items():
-        value = getattr(request, ours)
-        if value is not None:
-            body[theirs] = value
-    if grammar is not None:
-        body["grammar"] = grammar
-    if request.stop:
-        body["timings_per_token"] = True  # they count the tokens of a text that ends at a stop string
-    if request.logit_bias:
-        body["logit_bias"] = [[token, bias] for token, bias in request.logit_bias.items()]
-    if request.ignore_eos:
-        body["ignore_eos"] = True
-    if request.messages is not None:
-        body["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
-        if request.logprobs:
-            # With 0 alternatives llama.cpp leaves out the token's own probability too.
-            body |= {"logprobs": True, "top_logprobs": max(1, request.top_logprobs)}
-    else:
-        body["prompt"] = request.prompt or ""
-        if request.logprobs:
-            body["logprobs"] = max(1, request.top_logprobs)
-    return body
 
 
 def _logprobs(choice: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
