@@ -78,6 +78,7 @@ class GenerateRequest:
         tools: functions that the model may call, each in OpenAI's form; with *messages* only.
         tool_choice: "auto", "none", "required", or the name of the function that is to be called.
         context_overflow: "error" refuses what the context has no room for; "slide" drops the oldest turns.
+        keep_alive_s: how long the model stays after this request; -1 is for ever.
         echo: *prompt* comes first in the answer; with *logprobs* each of its tokens has its probability.
     """
 
@@ -108,6 +109,7 @@ class GenerateRequest:
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: str | None = None
     context_overflow: str | None = None
+    keep_alive_s: float | None = None
     echo: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -262,6 +264,7 @@ class EmbedRequest:
     inputs: tuple[str | tuple[int, ...], ...]
     model: str | None = None
     variant: str | None = None
+    keep_alive_s: float | None = None
 
 
 @dataclass(frozen=True)
