@@ -10,11 +10,12 @@ BIN := $(VENV)/bin
 SERVE := $(VENV)/serve.stamp
 TEST := $(VENV)/test.stamp
 TRANSFORMERS := .venv-transformers/test.stamp
+CLIENTS := .venv-clients/test.stamp
 
 MAKE_VENV := scripts/make_venv.py
 COMMON := $(MAKE_VENV) pyproject.toml requirements/build.txt
 
-.PHONY: help serve test test-transformers test-harness test-310 run-310 check bench bench-memory soak lock clean
+.PHONY: help serve test test-transformers test-clients test-harness test-310 run-310 check bench bench-memory soak lock clean
 
 help:
 	@echo "make serve              install, fetch $(MODEL), serve on 127.0.0.1:8080"
@@ -23,6 +24,7 @@ help:
 	@echo "make bench              the benchmarks; results go into docs/bench-log.md by hand"
 	@echo "make bench-memory       the memory formula against real peaks, about 20 minutes"
 	@echo "make test-transformers  the reference engine's tests, in an environment with torch"
+	@echo "make test-clients       the API against real clients: openai, LangChain, LiteLLM, lm-evaluation-harness, ..."
 	@echo "make test-harness       full runs of the harness on real models, and its proof by planted defects"
 	@echo "make soak               the harness on $(MODEL) with a mixed load for MINUTES=30"
 	@echo "make test-310           the tests under Python 3.10, where there is one"
@@ -57,6 +59,12 @@ bench-memory: $(TEST)
 test-transformers: $(TRANSFORMERS)
 	.venv-transformers/bin/python -m pytest -m transformers -rs
 
+# tests/clients/test_openai.py is in `make test` too: there with openai 3, here with the version LiteLLM wants.
+test-clients: $(CLIENTS)
+	.venv-clients/bin/jetllm pull $(MODEL)
+	.venv-clients/bin/python -m pytest -m clients -rs
+	.venv-clients/bin/python -m pytest tests/clients/test_openai.py
+
 test-harness: $(TRANSFORMERS)
 	.venv-transformers/bin/jetllm pull $(TEST_MODELS)
 	.venv-transformers/bin/python -m pytest -m harness -rs
@@ -86,6 +94,9 @@ $(TEST): $(COMMON) requirements/test.txt
 $(TRANSFORMERS): $(COMMON) requirements/transformers.txt requirements/torch.txt
 	@$(call venv,$(PYTHON),.venv-transformers,requirements/transformers.txt requirements/torch.txt)
 
+$(CLIENTS): $(COMMON) requirements/clients.txt requirements/torch.txt
+	@$(call venv,$(PYTHON),.venv-clients,requirements/clients.txt requirements/torch.txt)
+
 .venv-310/test.stamp: $(COMMON) requirements/test.txt
 	@$(call venv,$(PY310),.venv-310,requirements/test.txt)
 
@@ -106,6 +117,8 @@ lock: .venv-lock/uv-$(UV_VERSION).stamp
 	echo torch > .venv-lock/excludes.txt
 	$(LOCK) pyproject.toml --extra test --extra transformers -c requirements/test.txt \
 	  --excludes .venv-lock/excludes.txt -o requirements/transformers.txt
+	$(LOCK) pyproject.toml --extra test --extra transformers --extra clients \
+	  --excludes .venv-lock/excludes.txt -o requirements/clients.txt
 
 .venv-lock/uv-$(UV_VERSION).stamp:
 	$(PYTHON) -m venv .venv-lock
@@ -113,5 +126,5 @@ lock: .venv-lock/uv-$(UV_VERSION).stamp
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-310 .venv-lock .venv-transformers .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-310 .venv-clients .venv-lock .venv-transformers .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

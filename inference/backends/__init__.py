@@ -46,6 +46,7 @@ class LoadOptions:
         device: the engine's own name of a device ("cuda:0"); ``None`` leaves the choice to it.
         memory_bytes: what was reserved for it in the ledger; an engine that allocates up front keeps within.
         runtime_dir: a private directory (0700) for sockets and temporaries.
+        embeds: whether it is to make vectors of texts, and no texts.
     """
 
     weights: Path
@@ -57,6 +58,7 @@ class LoadOptions:
     runtime_dir: Path
     device: str | None = None
     memory_bytes: int | None = None
+    embeds: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form that `from_dict` reads back."""
@@ -126,7 +128,8 @@ class BackendProtocol(Protocol):
     ) -> tuple[list[list[float]], int]:
         """Return a vector of unit length for each input, and how many tokens were read.
 
-        Only a backend with the capability "embed" has it.
+        Only a backend with the capability "embed" is asked; one that was loaded to embed has neither
+        "chat" nor "completion". Token lists get what the model puts around a text, as texts do.
 
         Raises:
             ContextLengthExceededError: an input is longer than the context.
@@ -208,6 +211,11 @@ def engine_version(name: str) -> str:
     what is equal ran the same engine.
     """
     return ", ".join(map(_versioned, _requires(name))) or name
+
+
+def packages_of(name: str) -> tuple[str, ...]:
+    """Return the packages that a backend's engine needs; none for one that needs none."""
+    return _requires(name)
 
 
 def _versioned(package: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from inference.generation import GenerateRequest
+from inference.generation import GenerateRequest, Message
 
 _SAMPLING = {
     "max_tokens": "max_tokens",
@@ -40,12 +40,26 @@ def body_of(request: GenerateRequest, grammar: str | None) -> dict[str, Any]:
     if request.ignore_eos:
         body["ignore_eos"] = True
     if request.messages is not None:
-        body["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
+        body["messages"] = [_turn(message) for message in request.messages]
+        if request.tools:
+            body |= {"tools": list(request.tools), "tool_choice": request.tool_choice or "auto"}
         if request.logprobs:
             # With 0 alternatives llama.cpp leaves out the token's own probability too.
             body |= {"logprobs": True, "top_logprobs": max(1, request.top_logprobs)}
     else:
-        body["prompt"] = request.prompt or ""
+        body["prompt"] = (request.prompt or "") if request.prompt_ids is None else list(request.prompt_ids)
         if request.logprobs:
             body["logprobs"] = max(1, request.top_logprobs)
     return body
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn

@@ -201,12 +201,20 @@ class _Call:
 
     def _generate(self) -> Frame:
         request = GenerateRequest.from_dict(self._frame["request"])
+        if not self._backend.capabilities & {"chat", "completion"}:
+            raise UnsupportedParameterError(
+                "model: it was loaded to make embeddings and generates no text",
+                hint="name another model: GET /v1/models lists them",
+                param="model",
+            )
         if request.echo and "score" not in self._backend.capabilities:
             raise UnsupportedParameterError(
                 "echo: the engine does not tell the probabilities of a given text",
                 hint="leave it out, or use a llamacpp or transformers variant",
                 param="echo",
             )
+        if "tools" not in self._backend.capabilities:
+            _check_without_tools(request)
         push = getattr(self._backend, "push", None)
         if push is not None:
             push(request, self._event.is_set, self._emit)
@@ -220,6 +228,20 @@ class _Call:
     def _emit(self, chunk: Chunk) -> None:
         if not self._connection.send({"event": "chunk", "id": self._id, "chunk": chunk.to_dict()}):
             self._event.set()  # nobody listens any more
+
+
+def _check_without_tools(request: GenerateRequest) -> None:
+    """Refuse what the backend would leave out without a word."""
+    called = any(message.tool_calls for message in request.messages or ())
+    if not request.tools and not called:
+        return
+    what, param = ("tools", "tools") if request.tools else ("tool_calls", "messages")
+    raise UnsupportedParameterError(
+        f"{what}: the model's chat template has none, or its engine reads none",
+        hint="use a llamacpp variant of a model whose template has tools (Qwen2.5, Qwen3, Llama 3.x), or send"
+        ' "tool_choice": "none" and no calls',
+        param=param,
+    )
 
 
 if __name__ == "__main__":
