@@ -26,6 +26,7 @@ Defect = Literal[
     "truncates_context",  # a prompt that is too long is cut instead of refused
     "slot_never_frees",  # a cancelled generation goes on
     "mixes_slots",  # those computed at once get each other's words
+    "fails_under_load",  # a request that is not alone gets an error
     "leak",  # of `leak_bytes` for each request
     "memory_hog",  # takes `hog_bytes` more at its third request
     "slow_unload",  # the end of the process takes `unload_s`

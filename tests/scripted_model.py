@@ -22,7 +22,12 @@ from typing import NoReturn
 
 from inference.backends import Capability, LoadOptions
 from inference.backends._text import StoppingText
-from inference.errors import ContextLengthExceededError, LoadFailedError, UnsupportedParameterError
+from inference.errors import (
+    ContextLengthExceededError,
+    InternalError,
+    LoadFailedError,
+    UnsupportedParameterError,
+)
 from inference.generation import Chunk, FinishReason, GenerateRequest, Timings, TokenLogprob, Usage
 from tests import scripted_text
 from tests.model_script import SEGMENT, SHARED_MEMORY, ModelScript, parsed, read_script
@@ -161,6 +166,8 @@ class Model:
         try:
             if self._has("mixes_slots") and others:
                 _mix(answer.pieces, others[-1])
+            if self._has("fails_under_load") and others:
+                raise InternalError("no memory for a second sequence")
             yield
         finally:
             with self._lock:

@@ -87,6 +87,7 @@ _BY_CHECK = {
     "truncates_context": "context",
     "slot_never_frees": "cancel",
     "mixes_slots": "concurrency",
+    "fails_under_load": "concurrency",
     "leak": "leak_generations",
     "memory_hog": "memory",
     "slow_unload": "unload",

@@ -171,15 +171,16 @@ class Store:
         """Record which commit a hub source without a revision means on this machine."""
         self._write_record(self._pin(source), {"revision": revision})
 
-    def is_intact(self, path: Path, variant: Variant) -> bool:
+    def is_intact(self, path: Path, variant: Variant, advance: files.Advance = lambda count: None) -> bool:
         """Read the weights and tell whether they still have the SHA-256 declared or recorded."""
         if snapshot := self.snapshot_of(variant):
             recorded = self.snapshot_record(variant).items()
-            return all(files.sha256_of(snapshot / name) == each["sha256"] for name, each in recorded)
+            return all(files.sha256_of(snapshot / name, advance) == each["sha256"] for name, each in recorded)
         if isinstance(variant.source, PackageDirectory):
-            return all(files.sha256_of(path / each.name) == each.sha256 for each in variant.source.files)
+            listed = variant.source.files
+            return all(files.sha256_of(path / each.name, advance) == each.sha256 for each in listed)
         declared = None if isinstance(variant.source, HubSource | None) else variant.source.sha256
-        return declared is None or files.sha256_of(path) == declared
+        return declared is None or files.sha256_of(path, advance) == declared
 
     def record_verified(self, path: Path, sha256: str) -> None:
         """Remember that a user's file had that SHA-256, until it changes."""

@@ -85,9 +85,14 @@ def _unsound(
         if variant.backend == "llamacpp" and path.is_file():
             check_gguf(path, subject=name)
         if hash_bytes is not None:
-            scene.progress(name, 0, hash_bytes)
-            intact = store.is_intact(path, variant)
-            scene.progress(name, hash_bytes, hash_bytes)
+            done_bytes = 0
+
+            def advance(count: int) -> None:
+                nonlocal done_bytes
+                done_bytes += count
+                scene.progress(name, done_bytes, hash_bytes)
+
+            intact = store.is_intact(path, variant, advance)
             return None if intact else "its SHA-256 is not the one it should be: damaged or exchanged"
     except UnsafeArtifactError as error:
         return error.message
