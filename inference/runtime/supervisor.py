@@ -292,9 +292,7 @@ class Supervisor:
         if self._closed:
             entry.fail(DrainingError("the daemon is stopping"))
         elif entry.waiting:
-            heir = Entry(
-                entry.plan, time.monotonic(), pinned=entry.pinned, keep_alive_s=entry.keep_alive_s
-            )
+            heir = Entry(entry.plan, time.monotonic(), pinned=entry.pinned, keep_alive_s=entry.keep_alive_s)
             self._entries = (heir, *self._entries)
             heir.inherit(entry)
 
