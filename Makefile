@@ -3,6 +3,8 @@
 PYTHON ?= python3
 MODEL := smollm2-135m-instruct
 TEST_MODELS := $(MODEL) gemma-3-270m
+# Most tests wait for processes; those of a file share what it loads.
+PARALLEL := -n 2 --dist loadfile
 UV_VERSION := 0.13.8
 
 VENV := .venv
@@ -37,7 +39,7 @@ serve: $(SERVE)
 
 test: $(TEST)
 	$(BIN)/jetllm pull $(TEST_MODELS)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 check: $(TEST)
 	$(BIN)/ruff check
@@ -59,11 +61,14 @@ bench-memory: $(TEST)
 test-transformers: $(TRANSFORMERS)
 	.venv-transformers/bin/python -m pytest -m transformers -rs
 
-# tests/clients/test_openai.py is in `make test` too: there with openai 3, here with the version LiteLLM wants.
+# These are in `make test`, too; here they find what they skip without: schemathesis, Playwright, and the openai
+# version that LiteLLM wants.
+WITH_CLIENTS := tests/clients/test_openai.py tests/test_schemathesis.py tests/test_openapi.py \
+  tests/test_page.py tests/test_page_chat.py tests/test_page_reach.py tests/test_page_views.py
 test-clients: $(CLIENTS)
 	.venv-clients/bin/jetllm pull $(MODEL)
 	.venv-clients/bin/python -m pytest -m clients -rs
-	.venv-clients/bin/python -m pytest tests/clients/test_openai.py
+	.venv-clients/bin/python -m pytest -rs $(PARALLEL) $(WITH_CLIENTS)
 
 test-harness: $(TRANSFORMERS)
 	.venv-transformers/bin/jetllm pull $(TEST_MODELS)
@@ -82,7 +87,7 @@ test-310:
 	echo "test-310: skipped, no python3.10 on PATH or in ~/.pyenv/versions"
 
 run-310: .venv-310/test.stamp
-	.venv-310/bin/python -m pytest
+	.venv-310/bin/python -m pytest $(PARALLEL)
 
 $(SERVE): $(COMMON) requirements/base.txt
 	@$(call venv,$(PYTHON),$(VENV),requirements/base.txt)

@@ -1,10 +1,7 @@
 """What 200 idle SSE clients cost the daemon in memory.
 
-Two ways of being idle, each in a new daemon:
-
-- *waiting*: 200 streaming chats are asked for at once. Four compute, 196 wait their turn, and nobody
-  gets an event: each holds a connection, a parsed request and a thread.
-- *finished*: 200 streams have been read to their end, and their connections are kept open.
+200 streaming chats are asked for at once. Four compute, 196 wait their turn, and nobody reads: each holds
+a connection, a parsed request and a thread. (A stream that has ended costs no connection: it is closed.)
 
 The figure is what the daemon's own process grows by, against the same daemon after it has served one
 stream and answered what it is asked here; the worker's memory is the model's and not the clients'.
@@ -35,11 +32,9 @@ Row = tuple[str, str, str, str]
 
 
 def idle_clients(directory: Path) -> list[Row]:
-    """Measure both ways; return the rows for docs/bench-log.md."""
-    return [
-        _row("200 SSE clients, 4 computing and 196 waiting: the daemon's growth", directory, _waiting),
-        _row("200 SSE clients, connected after their streams: the daemon's growth", directory, _finished),
-    ]
+    """Measure; return the rows for docs/bench-log.md."""
+    label = "200 SSE clients, 4 computing and 196 waiting: the daemon's growth"
+    return [_row(label, directory, _waiting)]
 
 
 def _row(label: str, directory: Path, hold: Callable[[DaemonProcess], Any]) -> Row:
@@ -80,17 +75,6 @@ def _waiting(daemon: DaemonProcess) -> Iterator[None]:
         yield
         if _waiting_now(daemon) != CLIENTS - SLOTS:
             raise SystemExit("clients were served or dropped while they were to wait")
-
-
-@contextlib.contextmanager
-def _finished(daemon: DaemonProcess) -> Iterator[None]:
-    """200 streams read to their end, four at a time."""
-    with contextlib.ExitStack() as opened:
-        for _ in range(CLIENTS // SLOTS):
-            group = [opened.enter_context(_opened(daemon, max_tokens=2)) for _ in range(SLOTS)]
-            for connection in group:
-                _read_to_end(connection)
-        yield
 
 
 def _waiting_now(daemon: DaemonProcess) -> int:

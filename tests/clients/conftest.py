@@ -59,7 +59,7 @@ def registry(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return written
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def daemon(
     cache_dir: Path, registry: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[DaemonProcess]:
@@ -105,7 +105,7 @@ def run_client(
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def play(daemon: DaemonProcess) -> Callable[..., Any]:
     """Run a module of this package against the daemon; return the JSON that it prints last."""
 
