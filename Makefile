@@ -3,6 +3,8 @@
 PYTHON ?= python3
 MODEL := smollm2-135m-instruct
 TEST_MODELS := $(MODEL) gemma-3-270m
+# Most tests wait for processes; those of a file share what it loads.
+PARALLEL := -n 2 --dist loadfile
 UV_VERSION := 0.13.8
 
 VENV := .venv
@@ -10,11 +12,12 @@ BIN := $(VENV)/bin
 SERVE := $(VENV)/serve.stamp
 TEST := $(VENV)/test.stamp
 TRANSFORMERS := .venv-transformers/test.stamp
+CLIENTS := .venv-clients/test.stamp
 
 MAKE_VENV := scripts/make_venv.py
 COMMON := $(MAKE_VENV) pyproject.toml requirements/build.txt
 
-.PHONY: help serve test test-transformers test-harness test-310 run-310 check bench bench-memory soak lock clean
+.PHONY: help serve test test-transformers test-clients test-harness test-310 run-310 check bench bench-memory soak lock clean
 
 help:
 	@echo "make serve              install, fetch $(MODEL), serve on 127.0.0.1:8080"
@@ -23,6 +26,7 @@ help:
 	@echo "make bench              the benchmarks; results go into docs/bench-log.md by hand"
 	@echo "make bench-memory       the memory formula against real peaks, about 20 minutes"
 	@echo "make test-transformers  the reference engine's tests, in an environment with torch"
+	@echo "make test-clients       the API against real clients: openai, LangChain, LiteLLM, lm-evaluation-harness, ..."
 	@echo "make test-harness       full runs of the harness on real models, and its proof by planted defects"
 	@echo "make soak               the harness on $(MODEL) with a mixed load for MINUTES=30"
 	@echo "make test-310           the tests under Python 3.10, where there is one"
@@ -35,7 +39,7 @@ serve: $(SERVE)
 
 test: $(TEST)
 	$(BIN)/jetllm pull $(TEST_MODELS)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 check: $(TEST)
 	$(BIN)/ruff check
@@ -57,6 +61,15 @@ bench-memory: $(TEST)
 test-transformers: $(TRANSFORMERS)
 	.venv-transformers/bin/python -m pytest -m transformers -rs
 
+# These are in `make test`, too; here they find what they skip without: schemathesis, Playwright, and the openai
+# version that LiteLLM wants.
+WITH_CLIENTS := tests/clients/test_openai.py tests/test_schemathesis.py tests/test_openapi.py \
+  tests/test_page.py tests/test_page_chat.py tests/test_page_reach.py tests/test_page_views.py
+test-clients: $(CLIENTS)
+	.venv-clients/bin/jetllm pull $(MODEL)
+	.venv-clients/bin/python -m pytest -m clients -rs
+	.venv-clients/bin/python -m pytest -rs $(PARALLEL) $(WITH_CLIENTS)
+
 test-harness: $(TRANSFORMERS)
 	.venv-transformers/bin/jetllm pull $(TEST_MODELS)
 	.venv-transformers/bin/python -m pytest -m harness -rs
@@ -74,7 +87,7 @@ test-310:
 	echo "test-310: skipped, no python3.10 on PATH or in ~/.pyenv/versions"
 
 run-310: .venv-310/test.stamp
-	.venv-310/bin/python -m pytest
+	.venv-310/bin/python -m pytest $(PARALLEL)
 
 $(SERVE): $(COMMON) requirements/base.txt
 	@$(call venv,$(PYTHON),$(VENV),requirements/base.txt)
@@ -85,6 +98,9 @@ $(TEST): $(COMMON) requirements/test.txt
 
 $(TRANSFORMERS): $(COMMON) requirements/transformers.txt requirements/torch.txt
 	@$(call venv,$(PYTHON),.venv-transformers,requirements/transformers.txt requirements/torch.txt)
+
+$(CLIENTS): $(COMMON) requirements/clients.txt requirements/torch.txt
+	@$(call venv,$(PYTHON),.venv-clients,requirements/clients.txt requirements/torch.txt)
 
 .venv-310/test.stamp: $(COMMON) requirements/test.txt
 	@$(call venv,$(PY310),.venv-310,requirements/test.txt)
@@ -106,6 +122,8 @@ lock: .venv-lock/uv-$(UV_VERSION).stamp
 	echo torch > .venv-lock/excludes.txt
 	$(LOCK) pyproject.toml --extra test --extra transformers -c requirements/test.txt \
 	  --excludes .venv-lock/excludes.txt -o requirements/transformers.txt
+	$(LOCK) pyproject.toml --extra test --extra transformers --extra clients \
+	  --excludes .venv-lock/excludes.txt -o requirements/clients.txt
 
 .venv-lock/uv-$(UV_VERSION).stamp:
 	$(PYTHON) -m venv .venv-lock
@@ -113,5 +131,5 @@ lock: .venv-lock/uv-$(UV_VERSION).stamp
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-310 .venv-lock .venv-transformers .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-310 .venv-clients .venv-lock .venv-transformers .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -24,6 +24,7 @@ import psutil
 import xllamacpp
 
 from benchmarks.clients import BareEngine, HttpClient, total_tokens_per_s
+from benchmarks.idle_clients import idle_clients
 from inference.artifacts.store import Store
 from inference.device.detect import detect
 from inference.registry import load_registry
@@ -42,7 +43,7 @@ def main() -> None:
     """Measure everything and print the section for docs/bench-log.md."""
     rows: list[tuple[str, str, str, str]] = []
     with tempfile.TemporaryDirectory() as directory:
-        for measure in (decode_and_ttft, start, leave, swap, cycles):
+        for measure in (decode_and_ttft, start, idle_clients, leave, swap, cycles):
             rows += measure(Path(directory))
             sys.stderr.write(f"{measure.__name__}: done\n")
     print(section(rows))

@@ -2,4 +2,4 @@
 
 from inference.cli import main
 
-main()
+main(prog_name="jetllm")

@@ -14,6 +14,7 @@ from inference.artifacts.build import Build
 from inference.artifacts.gguf import check_gguf
 from inference.artifacts.sources import Progress, fetch, import_file
 from inference.artifacts.store import Store
+from inference.artifacts.template import chat_template
 from inference.backends import engine_versions, installed_backends
 from inference.choice import unfit
 from inference.compiled import BACKEND as MLC
@@ -244,6 +245,16 @@ class Catalog:
             self._check(model, path)
         return path
 
+    def chat_template(self, model: str, variant_name: str) -> str | None:
+        """Return the template that a variant's weights bring along; ``None`` where there is none.
+
+        Raises:
+            UnsafeArtifactError: they are malformed.
+        """
+        variant = self.variant(self._registry, model, variant_name)
+        path = None if variant is None else self.store.path_of(model, variant)
+        return None if path is None else chat_template(path)
+
     def raise_if_unbuilt(self, model: str, variant_name: str) -> None:
         """Say of a variant for MLC whose checkpoint is here that it has to be built.
 
@@ -336,14 +347,18 @@ class Catalog:
 
     def describe(self, model: str, spec: ModelSpec) -> dict[str, Any]:
         """What `jetllm models` and the API show of one entry."""
-        built = self._weights_bytes(self.registry)
+        sizes, digests = self._weights_here(self.registry)
         variants = {}
         for name, variant in self.variants(spec).items():
+            key, path = (model, name), self.store.path_of(model, variant)
             variants[name] = {
                 "backend": variant.backend,
                 "quantization": variant.quantization,
-                "pulled": self.store.path_of(model, variant) is not None,
-                "built": variant.backend != MLC or (model, name) in built,
+                "pulled": path is not None,
+                "built": variant.backend != MLC or key in sizes,
+                "bytes": sizes.get(key) or self.store.weights_bytes(variant),
+                "digest": digests.get(key) or self.store.weights_sha256(variant),
+                "modified_s": None if path is None else int(path.stat().st_mtime),
                 "usable": variant.backend in self.backends,
                 "memory_requirement": variant.memory_requirement or spec.memory_requirement,
                 "quarantined": self.store.quarantine_reason(variant),

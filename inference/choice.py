@@ -10,19 +10,23 @@ from inference.artifacts.lint import taken
 from inference.device.detect import Device, detect
 from inference.device.images import backends_for, image_for, why_unfit
 from inference.device.memory import Memory, default_reserve_bytes, read_memory
-from inference.errors import InvalidRequestError
+from inference.errors import InvalidRequestError, ModelNotFoundError
 from inference.generation import GenerateRequest
 from inference.registry import ModelSpec, Registry, Variant
 from inference.selection.selector import World, effective_variants
 from inference.selection.tasks import Task, classify
 from inference.settings import Settings
 
+_AUTO = "auto:"
+_SPEEDS = ("fast", "balanced", "quality")
+
 
 def check(request: GenerateRequest) -> None:
     """Refuse what no backend can answer.
 
     Raises:
-        InvalidRequestError: it generates nothing and echoes nothing, or echoes a conversation.
+        InvalidRequestError: it generates nothing and echoes nothing, echoes a conversation, drops the turns
+            of what has none, or is for a task that has no text.
     """
     least = 0 if request.echo else 1
     if request.max_tokens is not None and request.max_tokens < least:
@@ -31,12 +35,71 @@ def check(request: GenerateRequest) -> None:
             hint=None if least == 0 else "0 needs echo, which gives the prompt back",
             param="max_tokens",
         )
-    if request.echo and request.prompt is None:
+    if request.echo and request.messages is not None:
         raise InvalidRequestError(
             "echo: only a text can be given back, not a conversation",
             hint="use /v1/completions, or generate(text, raw=True, echo=True)",
             param="echo",
         )
+    if request.context_overflow == "slide" and request.messages is None:
+        raise InvalidRequestError(
+            "context_overflow: only a conversation has turns that can be dropped",
+            hint='use /v1/chat/completions, or "error"',
+            param="context_overflow",
+        )
+    if request.task == Task.EMBEDDING.value:
+        raise InvalidRequestError(
+            "task: embedding makes vectors, not text", hint="use /v1/embeddings", param="task"
+        )
+
+
+def check_use(registry: Registry, name: str | None, *, embeds: bool) -> None:
+    """Refuse a named model that is of the other kind: one generates, the other makes vectors of texts.
+
+    Raises:
+        InvalidRequestError: so it is. Of a name that there is not the selector says so.
+    """
+    try:
+        model, spec = registry.get(name or "")
+    except ModelNotFoundError:
+        return
+    if spec.embeds and not embeds:
+        raise InvalidRequestError(
+            f"model: {model} makes embeddings and generates no text",
+            hint="use it with /v1/embeddings, or name another model",
+            param="model",
+        )
+    if embeds and not spec.embeds:
+        others = ", ".join(key for key, other in registry.models.items() if other.embeds)
+        registering = 'register one, with the use_cases ["embedding"], in models.json'
+        raise InvalidRequestError(
+            f"model: {model} generates text and makes no embeddings",
+            hint=f"name an embedding model: {others}" if others else registering,
+            param="model",
+        )
+
+
+def resolved(request: GenerateRequest) -> GenerateRequest:
+    """Return *request* with what "auto:..." stands for: no name, but a speed or a task.
+
+    Raises:
+        ModelNotFoundError: after the colon is neither.
+        InvalidRequestError: the request says otherwise in a field of its own.
+    """
+    if request.model is None or not request.model.startswith(_AUTO):
+        return request
+    wish = request.model.removeprefix(_AUTO)
+    field = "speed" if wish in _SPEEDS else "task"
+    if field == "task" and wish not in [task.value for task in Task]:
+        known = ", ".join(f"{_AUTO}{name}" for name in (*_SPEEDS, *(task.value for task in Task)))
+        raise ModelNotFoundError(f"unknown model {request.model!r}", hint=f"auto, {known}", param="model")
+    if getattr(request, field) not in (None, wish):
+        raise InvalidRequestError(
+            f"{field}: {getattr(request, field)!r} contradicts the model {request.model!r}", param=field
+        )
+    if field == "speed":
+        return dataclasses.replace(request, model=None, speed=wish)
+    return dataclasses.replace(request, model=None, task=wish)
 
 
 def arguments(
@@ -47,6 +110,7 @@ def arguments(
     Raises:
         InvalidRequestError: it names a task that there is not.
     """
+    request = resolved(request)
     return {
         "model": None if request.model in (None, "auto") else request.model,
         "variant": request.variant,

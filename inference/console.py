@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from inference.artifacts.build import BuildProgress
     from inference.artifacts.sources import Progress
+    from inference.bench import BenchProgress
 
 _LOAD_POLL_S = 0.1
 _NOTE_S = 10.0
@@ -55,9 +56,31 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     Console(width=width, highlight=False).print(table)
 
 
+def styled(text: str, colour: str) -> str:
+    """Return *text* in *colour* where standard output is a terminal that may have colours."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    with console.capture() as capture:
+        console.print(text, style=colour, end="", soft_wrap=True)
+    return str(capture.get())
+
+
 def gib(count: float | None) -> str | None:
     """A size in GiB."""
     return None if count is None else f"{count / 2**30:.2f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units, such as "2 h 5 min"."""
+    parts = [(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")]
+    left = int(seconds)
+    shown: list[str] = []
+    for size, unit in parts:
+        count, left = divmod(left, size)
+        if count or (shown and len(shown) < 2) or (unit == "s" and not shown):
+            shown.append(f"{count} {unit}")
+    return " ".join(shown[:2])
 
 
 @contextmanager
@@ -118,6 +141,42 @@ def build_bar(name: str) -> Iterator[Callable[[BuildProgress], None]]:
             done = None if left_s is None else progress.elapsed_s / max(0.001, progress.elapsed_s + left_s)
             left = "" if left_s is None else f", about {left_s:.0f} s left"
             bars.update(task, description=f"{name}: {_step_label(progress)}{left}", completed=done or 0.0)
+
+        yield show
+
+
+@contextmanager
+def bench_bar(name: str, runs: int) -> Iterator[Callable[[BenchProgress], None]]:
+    """Yield a function that shows a bench's rounds: a bar on a terminal, else a line per round."""
+
+    def label(progress: BenchProgress) -> str:
+        rate = progress.decode_tokens_per_s
+        return f"{name}: round {progress.run} of {progress.runs}{f', {rate:.1f} tokens/s' if rate else ''}"
+
+    if not sys.stderr.isatty():
+        print_note(f"{name}: measuring")
+        yield lambda progress: print_note(label(progress))
+        return
+    with _bars(transfer=False) as bars:
+        task = bars.add_task(f"{name}: measuring", total=float(runs))
+        yield lambda progress: bars.update(task, description=label(progress), completed=progress.run)
+
+
+@contextmanager
+def hashing_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function that shows what is being hashed, and how many bytes of how many are done."""
+    with _bars(transfer=True) as bars:
+        task = bars.add_task("", total=None, visible=False)
+
+        def show(name: str, done_bytes: int, total_bytes: int) -> None:
+            unfinished = done_bytes < total_bytes
+            bars.update(
+                task,
+                description=f"{name}: checking",
+                completed=done_bytes,
+                total=total_bytes,
+                visible=unfinished,
+            )
 
         yield show
 

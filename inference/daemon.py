@@ -15,10 +15,14 @@ from inference.api.app import create_app
 from inference.api.server import serve
 from inference.artifacts.files import sweep_temporaries
 from inference.console import loading_bar, print_note
+from inference.errors import JetLLMError
 from inference.instance import InstanceLock
+from inference.logs import FORMAT, LogFile
 from inference.registry_watch import RegistryWatch
 from inference.service import Service, build_service
 from inference.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def run_daemon(settings: Settings) -> None:
@@ -27,19 +31,49 @@ def run_daemon(settings: Settings) -> None:
     Raises:
         AlreadyRunningError, AddressInUseError, UnsafeBindError, RegistryError: nothing was started.
     """
-    level = settings.log_level.upper()
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=settings.log_level.upper(), format=FORMAT)
     watch = RegistryWatch(settings.registry_path)
     with contextlib.ExitStack() as ending:
         ending.enter_context(_on_hangup(watch))
         lock = InstanceLock(settings.state_path)
         ending.callback(lock.close)
+        ending.enter_context(_log_file(settings))
         sweep_temporaries(settings.state_path)
         service = build_service(settings)
         ending.callback(service.close)
         watch.start(service.reload_registry)
         ending.callback(watch.close)
         serve(create_app(service), settings, on_listening=_Announcement(service, lock))
+
+
+@contextlib.contextmanager
+def _log_file(settings: Settings) -> Iterator[None]:
+    """Log to the state directory's file too; where it cannot be opened, to standard error alone."""
+    try:
+        handler = LogFile(settings.state_path)
+    except OSError as error:
+        logger.warning("no log file: %s: %s", error.filename, error.strerror)
+        yield
+        return
+    root = logging.getLogger()
+    for other in root.handlers:
+        other.addFilter(lambda record: record.name != logger.name)  # `_say` has written that there
+    root.addHandler(handler)
+    try:
+        yield
+    except JetLLMError as error:
+        logger.error("%s", error)  # whoever starts us says it on the screen
+        raise
+    finally:
+        logger.info("ended")
+        root.removeHandler(handler)
+        handler.close()
+
+
+def _say(text: str) -> None:
+    """Tell who started the daemon, and the log."""
+    print_note(text)
+    logger.info("%s", text)
 
 
 @contextlib.contextmanager
@@ -79,7 +113,7 @@ class _Announcement:
         """Called once the socket listens."""
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         self._lock.publish(url)
-        print_note(f"jetllm {inference.__version__} listens on {url}")
+        _say(f"jetllm {inference.__version__} listens on {url}")
         if self._service.settings.preload:
             threading.Thread(target=self._preload, name="preload", daemon=True).start()
 
@@ -92,7 +126,7 @@ class _Announcement:
         outcome = (
             f"ready after {time.monotonic() - started_s:.1f} s" if ready else f"not ready: {detail['reason']}"
         )
-        print_note(f"{names}: {outcome}")
+        _say(f"{names}: {outcome}")
 
     def _fraction(self) -> float | None:
         workers = self._service.status()["workers"]

@@ -97,6 +97,18 @@ class ModelNotPulledError(JetLLMError):
     code = "model_not_pulled"
 
 
+class ModelInUseError(JetLLMError):
+    """What would be deleted is loaded, fetched or built, or the settings keep it."""
+
+    code = "model_in_use"
+
+
+class JobNotFoundError(JetLLMError):
+    """No job of that id runs, and none ended not long ago."""
+
+    code = "job_not_found"
+
+
 class DoesNotFitError(JetLLMError):
     """Nothing that was asked for can ever fit this machine's memory."""
 
@@ -132,6 +144,13 @@ class DownloadError(JetLLMError):
 
     code = "download_failed"
     retryable = True
+
+
+class OfflineError(DownloadError):
+    """The settings forbid the download: it fails however often it is tried."""
+
+    code = "offline"
+    retryable = False
 
 
 class InsufficientStorageError(JetLLMError):

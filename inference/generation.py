@@ -10,23 +10,51 @@ from typing import Any
 
 
 class FinishReason(str, Enum):
-    """Why a generation ended: a stop string or end-of-turn token, or a token limit."""
+    """Why a generation ended: a stop string or end-of-turn token, a token limit, or a call of tools."""
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A function that the model wants called; *arguments* is a JSON text, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a chat; *role* is system, user, assistant or tool."""
+    """One turn of a chat; *role* is system, user, assistant or tool.
+
+    A turn of the assistant may have *tool_calls*, and a tool's turn answers the one of *tool_call_id*.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+    def to_list(self) -> list[Any]:
+        """Return the compact JSON form that `from_list` reads back."""
+        data: list[Any] = [self.role, self.content]
+        if self.tool_calls or self.tool_call_id is not None:
+            data += [[list(dataclasses.astuple(call)) for call in self.tool_calls], self.tool_call_id]
+        return data
+
+    @classmethod
+    def from_list(cls, data: list[Any]) -> Message:
+        """Rebuild a turn that crossed the wire."""
+        role, content, calls, answered = data if len(data) == 4 else (*data, (), None)
+        return cls(role, content, tuple(ToolCall(*call) for call in calls), answered)
 
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """What to generate. Exactly one of *messages* and *prompt* is set.
+    """What to generate. Exactly one of *messages*, *prompt* and *prompt_ids* is set.
 
     ``None`` always means "the default of the model, its task or the engine".
 
@@ -36,6 +64,7 @@ class GenerateRequest:
         task: a task name that the caller states, instead of having it guessed.
         speed: "fast", "balanced" or "quality".
         prompt: raw text, given to the model as it is.
+        prompt_ids: a raw prompt in the model's own tokens, given to it as they are.
         max_tokens: upper limit of generated tokens; at least 1, and 0 with *echo*.
         temperature: 0 is greedy.
         seed: same seed, same text on the same machine and engine.
@@ -46,6 +75,10 @@ class GenerateRequest:
         grammar: the text must match this GBNF grammar; not together with *json_schema*.
         ignore_eos: go on to *max_tokens* whatever the model says (benchmarks).
         cache_prompt: whether the engine may reuse the KV cache of an earlier prompt.
+        tools: functions that the model may call, each in OpenAI's form; with *messages* only.
+        tool_choice: "auto", "none", "required", or the name of the function that is to be called.
+        context_overflow: "error" refuses what the context has no room for; "slide" drops the oldest turns.
+        keep_alive_s: how long the model stays after this request; -1 is for ever.
         echo: *prompt* comes first in the answer; with *logprobs* each of its tokens has its probability.
     """
 
@@ -55,6 +88,7 @@ class GenerateRequest:
     speed: str | None = None
     messages: tuple[Message, ...] | None = None
     prompt: str | None = None
+    prompt_ids: tuple[int, ...] | None = None
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -72,6 +106,10 @@ class GenerateRequest:
     grammar: str | None = None
     ignore_eos: bool = False
     cache_prompt: bool = True
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tool_choice: str | None = None
+    context_overflow: str | None = None
+    keep_alive_s: float | None = None
     echo: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,7 +120,7 @@ class GenerateRequest:
         if not self.logit_bias:
             data.pop("logit_bias", None)
         if self.messages is not None:
-            data["messages"] = [[m.role, m.content] for m in self.messages]
+            data["messages"] = [message.to_list() for message in self.messages]
         return data
 
     @classmethod
@@ -90,7 +128,10 @@ class GenerateRequest:
         """Rebuild a request that crossed the wire."""
         values = dict(data)
         if values.get("messages") is not None:
-            values["messages"] = tuple(Message(role, text) for role, text in values["messages"])
+            values["messages"] = tuple(map(Message.from_list, values["messages"]))
+        if values.get("prompt_ids") is not None:
+            values["prompt_ids"] = tuple(values["prompt_ids"])
+        values["tools"] = tuple(values.get("tools", ()))
         values["stop"] = tuple(values.get("stop", ()))
         values["logit_bias"] = {int(k): v for k, v in values.get("logit_bias", {}).items()}
         return cls(**values)
@@ -149,7 +190,7 @@ class Chunk:
     """A piece of generated text; the last one of a stream carries *finish_reason* and *usage*.
 
     *prefill* is (tokens processed, tokens in all) while the prompt is being read; such a chunk
-    has no text.
+    has no text. *tool_calls* come whole, all of them with the last chunk.
     """
 
     text: str = ""
@@ -158,6 +199,7 @@ class Chunk:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     timings: Timings | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the compact JSON form that `from_dict` reads back."""
@@ -172,6 +214,8 @@ class Chunk:
             data["u"] = list(dataclasses.astuple(self.usage))
         if self.timings is not None:
             data["s"] = list(dataclasses.astuple(self.timings))
+        if self.tool_calls:
+            data["c"] = [list(dataclasses.astuple(call)) for call in self.tool_calls]
         return data
 
     @classmethod
@@ -184,6 +228,7 @@ class Chunk:
             finish_reason=FinishReason(data["f"]) if "f" in data else None,
             usage=Usage(*data["u"]) if "u" in data else None,
             timings=Timings(*data["s"]) if "s" in data else None,
+            tool_calls=tuple(ToolCall(*call) for call in data.get("c", ())),
         )
 
 
@@ -192,6 +237,7 @@ class Generation:
     """A finished generation.
 
     *ttft_s* runs from the request to the first text, *total_s* to the last, on the caller's clock.
+    *dropped_turns* were left out of the chat to make it fit.
     """
 
     text: str
@@ -202,4 +248,31 @@ class Generation:
     model: str
     variant: str
     ttft_s: float
+    total_s: float
+    tool_calls: tuple[ToolCall, ...] = ()
+    dropped_turns: int = 0
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """What to embed: texts, or token lists of the model's own.
+
+    Args:
+        model: a registry name or alias; ``None`` lets the selector choose one for the task "embedding".
+    """
+
+    inputs: tuple[str | tuple[int, ...], ...]
+    model: str | None = None
+    variant: str | None = None
+    keep_alive_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Vectors of unit length, one for each input and in its order."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    prompt_tokens: int
+    model: str
+    variant: str
     total_s: float

@@ -13,7 +13,7 @@ from typing import Any
 from inference.artifacts.build import BuildProgress
 from inference.artifacts.sources import Progress
 from inference.errors import InvalidRequestError, JetLLMError
-from inference.generation import Chunk, GenerateRequest, Generation, Message
+from inference.generation import Chunk, EmbedRequest, GenerateRequest, Generation, Message, ToolCall
 from inference.provision import provided
 from inference.service import Service, build_service
 from inference.settings import Settings, load_settings
@@ -97,15 +97,36 @@ class InferenceEngine:
             return self._service.generate(dataclasses.replace(request, messages=(Message("user", prompt),)))
         return self._service.generate(dataclasses.replace(request, prompt=prompt))
 
-    def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> dict[str, Any]:
-        """Answer a conversation of ``{"role": ..., "content": ...}`` turns."""
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> dict[str, Any]:
+        """Answer a conversation of ``{"role": ..., "content": ...}`` turns.
+
+        With the option ``tools`` the answer may have ``tool_calls``; send them back as they are in a turn of
+        the assistant, and what came of each in a turn of role "tool" with its ``tool_call_id``.
+        """
         with self.stream_chat(messages, **options) as stream:
             return _finished(stream)
 
-    def stream_chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> GenerationStream:
+    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> GenerationStream:
         """Like `chat`, but returns the running stream: iterate it, and close it."""
-        turns = tuple(Message(turn["role"], turn["content"]) for turn in messages)
+        turns = tuple(map(_turn, messages))
         return self._service.generate(dataclasses.replace(self._request(options), messages=turns))
+
+    def embed(
+        self, text: str | Sequence[str], *, model: str | None = None, variant: str | None = None
+    ) -> dict[str, Any]:
+        """Make a vector of length 1 of *text*, or of each of a list, with *model* or any embedding model.
+
+        Returns:
+            ``embeddings`` (a list for each text), ``model``, ``variant`` and ``usage`` (token counts).
+        """
+        inputs = (text,) if isinstance(text, str) else tuple(text)
+        found = self._service.embed(EmbedRequest(inputs=inputs, model=model, variant=variant))
+        return {
+            "embeddings": [list(vector) for vector in found.vectors],
+            "model": found.model,
+            "variant": found.variant,
+            "usage": {"prompt_tokens": found.prompt_tokens},
+        }
 
     def unload_model(self, name: str | None = None) -> dict[str, Any]:
         """Unload *name*, by default the model that was loaded last."""
@@ -186,7 +207,8 @@ class InferenceEngine:
             )
         stop = options.get("stop", ())
         stop = (stop,) if isinstance(stop, str) else tuple(stop or ())
-        return GenerateRequest(**{"model": self._model, **options, "stop": stop})
+        tools = tuple(options.get("tools") or ())
+        return GenerateRequest(**{"model": self._model, **options, "stop": stop, "tools": tools})
 
     def _chats(self, model: str | None) -> bool:
         if model is None or model == "auto":
@@ -216,7 +238,15 @@ def as_dict(result: Generation) -> dict[str, Any]:
         "usage": dataclasses.asdict(result.usage),
         "timings": timings,
         "logprobs": [dataclasses.asdict(item) for item in result.logprobs],
+        "tool_calls": [dataclasses.asdict(call) for call in result.tool_calls],
+        "dropped_turns": result.dropped_turns,
     }
+
+
+def _turn(turn: Mapping[str, Any]) -> Message:
+    """Return a turn; its calls are as `as_dict` gives them."""
+    calls = tuple(ToolCall(**call) for call in turn.get("tool_calls") or ())
+    return Message(turn["role"], turn.get("content") or "", calls, turn.get("tool_call_id"))
 
 
 def _close(reference: weakref.ref[InferenceEngine]) -> None:

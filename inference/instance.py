@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from inference.errors import AlreadyRunningError, SettingsError
 
@@ -53,15 +55,29 @@ class InstanceLock:
 
 def running_daemon(state_dir: Path) -> str | None:
     """Return the URL of the daemon that holds *state_dir*, or ``None``."""
+    url = _published(state_dir).get("url")
+    return None if url is None else str(url)
+
+
+def running_pid(state_dir: Path) -> int | None:
+    """Return the process of the daemon that holds *state_dir*, or ``None``."""
+    pid = _published(state_dir).get("pid")
+    return pid if isinstance(pid, int) else None
+
+
+def _published(state_dir: Path) -> dict[str, Any]:
+    """Return what the holder of *state_dir* tells; nothing where none holds it, or does not tell yet."""
     try:
         fd = os.open(state_dir / _FILE, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return None
+        return {}
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         text = os.pread(fd, 4096, 0)
-        return str(json.loads(text)["url"]) if text else None
+        with suppress(ValueError):
+            data = json.loads(text)
+            return data if isinstance(data, dict) else {}
     finally:
         os.close(fd)
-    return None
+    return {}

@@ -34,6 +34,7 @@ def plan_of(world: World, selection: Selection, weights: Path, settings: Setting
         runtime_dir=Path(),
         memory_bytes=selection.memory_bytes,
         device=settings.mlc_device if variant.backend == BACKEND else None,
+        embeds=world.registry.models[selection.model].embeds,
     )
     name = f"{selection.model}/{selection.variant}"
     return Plan(

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,25 @@ from inference.artifacts.build import BuildProgress
 from inference.artifacts.sources import Progress
 from inference.building import Building
 from inference.catalog import Catalog
-from inference.choice import arguments, check
-from inference.decision_log import DecisionLog
 from inference.device.detect import detect
+from inference.dispatch import Dispatch
+from inference.embedding import Embedding
 from inference.errors import (
     BackendTimeoutError,
     BuildFailedError,
     JetLLMError,
-    LoadFailedError,
     ModelNotBuiltError,
-    ModelNotPulledError,
     RegistryError,
-    WorkerCrashedError,
 )
 from inference.gauges import Gauges
-from inference.generation import GenerateRequest
-from inference.planning import calibration_of, is_called, limits_of, plan_of, variant_of
+from inference.generating import Generating
+from inference.generation import Embeddings, EmbedRequest, GenerateRequest
+from inference.planning import calibration_of, is_called, limits_of
 from inference.registry import Registry, load_registry
-from inference.runtime.entry import Lease, State, WorkerStatus
-from inference.runtime.plan import Plan
+from inference.removal import Removal
+from inference.runtime.entry import State, WorkerStatus
 from inference.runtime.supervisor import Supervisor
-from inference.runtime.worker import Worker
-from inference.selection.selector import Selection, World, select
+from inference.selection.selector import Selection
 from inference.settings import Settings
 from inference.stream import Deadline, GenerationStream
 
@@ -59,13 +56,16 @@ class Service:
         self.settings = settings
         self._catalog = catalog
         self._gauges = Gauges(settings, catalog.device)
-        self._calibration = calibration_of(settings)
+        calibration = calibration_of(settings)
         self.building = Building(settings, catalog)
         self.measurements = catalog.measurements
         self._supervisor = Supervisor(
-            limits_of(settings), budget=catalog.budget_bytes, calibration=self._calibration
+            limits_of(settings), budget=catalog.budget_bytes, calibration=calibration
         )
-        self._decisions = DecisionLog(settings.decision_log)
+        self._dispatch = Dispatch(settings, catalog, self._supervisor, calibration)
+        self._generating = Generating(settings, self._dispatch)
+        self._embedding = Embedding(settings, self._dispatch)
+        self._removal = Removal(settings, catalog, self._supervisor)
         self._registry_error: str | None = None
         self._started_s = time.monotonic()
         self._preloading: dict[str, JetLLMError | None] = dict.fromkeys(settings.preload)
@@ -88,35 +88,29 @@ class Service:
         Raises:
             JetLLMError: whatever keeps the request from its first token.
         """
-        check(request)
-        started_s = time.monotonic()
-        guard = Deadline(cancelled, started_s + self.settings.request_timeout_s)
-        try:
-            return self._attempt(request, guard, started_s)
-        except WorkerCrashedError:
-            # Nothing of it was sent yet: a new worker gets the request, once.
-            return self._attempt(request, guard, started_s)
+        return self._generating.start(request, cancelled)
 
-    def _attempt(self, request: GenerateRequest, guard: Deadline, started_s: float) -> GenerationStream:
-        selection, lease = self._acquire(request)
-        try:
-            worker = self._wait(selection, lease, guard)
-            return GenerationStream(worker, request, selection, lease, guard, started_s)
-        except BaseException:
-            lease.release()
-            raise
+    def embed(self, request: EmbedRequest, cancelled: Callable[[], bool] = _never) -> Embeddings:
+        """Return a vector of unit length for each input; `Embedding.embed`."""
+        return self._embedding.embed(request, cancelled)
 
-    def _acquire(self, request: GenerateRequest) -> tuple[Selection, Lease]:
-        with self._supervisor.exclusive() as workers:
-            world, selection = self._choose(request, workers)
-            return selection, self._supervisor.apply(self._plan(world, selection))
+    def tokenize(
+        self, model: str | None, text: str, cancelled: Callable[[], bool] = _never
+    ) -> dict[str, Any]:
+        """Return "model", "variant" and the "tokens" of *text*, to which nothing is added."""
+        return self._embedding.tokenize(model, text, cancelled)
 
-    def _wait(self, selection: Selection, lease: Lease, guard: Deadline) -> Worker:
-        try:
-            return self._supervisor.wait(lease, guard, guard.deadline_s)
-        except LoadFailedError as error:
-            self._catalog.distrust(selection.model, selection.variant, error.message)
-            raise
+    def detokenize(
+        self, model: str | None, ids: Sequence[int], cancelled: Callable[[], bool] = _never
+    ) -> dict[str, Any]:
+        """Return "model", "variant" and the "text" of token ids."""
+        return self._embedding.detokenize(model, ids, cancelled)
+
+    def count_tokens(
+        self, request: GenerateRequest, cancelled: Callable[[], bool] = _never
+    ) -> dict[str, Any]:
+        """Return "model", "variant", the "tokens" that it would read of *request*, and "context_tokens"."""
+        return self._embedding.count_tokens(request, cancelled)
 
     def select(self, request: GenerateRequest, *, context_tokens: int | None = None) -> Selection:
         """Choose without loading anything; what is chosen may not be on this machine yet.
@@ -124,58 +118,7 @@ class Service:
         Args:
             context_tokens: what the request needs; by default the setting, or less where that fits.
         """
-        wanted = arguments(request, self.settings.speed, context_tokens)
-        return select(self._world(self._supervisor.snapshot()), **wanted)
-
-    def _world(self, workers: tuple[WorkerStatus, ...]) -> World:
-        world = self._catalog.world([views.resident(worker) for worker in workers])
-        return dataclasses.replace(
-            world,
-            variant_corrections=self._calibration.variant_corrections(world.weights_bytes or {}),
-            backend_corrections=self._calibration.backend_corrections(),
-        )
-
-    def _choose(self, request: GenerateRequest, workers: tuple[WorkerStatus, ...]) -> tuple[World, Selection]:
-        """Choose what is to serve *request* now."""
-        wanted = arguments(request, self.settings.speed)
-        world, selection = self._logged_choice(workers, wanted)
-        if not selection.pulled:
-            # Another process may have brought weights this very moment.
-            self._catalog.forget_weights()
-            world, selection = self._logged_choice(workers, wanted)
-        if not selection.pulled:
-            raise self._not_pulled(request, selection)
-        return world, selection
-
-    def _logged_choice(
-        self, workers: tuple[WorkerStatus, ...], wanted: dict[str, Any]
-    ) -> tuple[World, Selection]:
-        world = self._world(workers)
-        try:
-            selection = select(world, **wanted)
-        except JetLLMError:
-            self._decisions.append(world, wanted, None)
-            raise
-        self._decisions.append(world, wanted, selection)
-        return world, selection
-
-    def _not_pulled(self, request: GenerateRequest, selection: Selection) -> ModelNotPulledError:
-        model = selection.model
-        if request.model not in (None, "auto"):
-            self._catalog.raise_if_quarantined(model, request.variant)
-            self._catalog.raise_if_unbuilt(model, selection.variant)
-            return ModelNotPulledError(
-                f"{model}: its weights are not on this machine",
-                hint=selection.pull_command,
-                param="model",
-                details={"variant": selection.variant},
-            )
-        return views.nothing_pulled(selection)
-
-    def _plan(self, world: World, selection: Selection) -> Plan:
-        variant = variant_of(world, selection)
-        weights = self._catalog.weights(selection.model, selection.variant, variant)
-        return plan_of(world, selection, weights, self.settings)
+        return self._dispatch.select(request, context_tokens=context_tokens)
 
     def load(
         self,
@@ -183,6 +126,7 @@ class Service:
         *,
         variant: str | None = None,
         pin: bool | None = None,
+        keep_alive_s: float | None = None,
         building: Callable[[BuildProgress], None] = lambda _: None,
         cancelled: Callable[[], bool] = _never,
     ) -> dict[str, Any]:
@@ -191,15 +135,15 @@ class Service:
         A model for MLC is built first when it is not; *building* is told how far that is.
         """
         guard = Deadline(cancelled, float("inf"))
-        request = GenerateRequest(model=name, variant=variant)
+        request = GenerateRequest(model=name, variant=variant, keep_alive_s=keep_alive_s)
         try:
-            selection, lease = self._acquire(request)
+            selection, lease = self._dispatch.acquire(request)
         except ModelNotBuiltError as error:
             chosen = error.details["variant"]
             self.build_or_pass(name, variant, chosen, progress=building, cancelled=cancelled)
-            selection, lease = self._acquire(request)
+            selection, lease = self._dispatch.acquire(request)
         try:
-            self._wait(selection, lease, guard)
+            self._dispatch.wait(selection, lease, guard)
         finally:
             lease.release()
         key = (selection.model, selection.variant)
@@ -281,6 +225,14 @@ class Service:
         )
         return {"model": model, "variant": chosen, "path": str(path)}
 
+    def delete(self, name: str, *, variant: str | None = None) -> dict[str, Any]:
+        """Remove what is on this machine of a model, or of one variant; `Removal.delete`."""
+        return self._removal.delete(name, variant)
+
+    def chat_template(self, name: str, variant: str) -> str | None:
+        """Return the Jinja template that the weights of *variant* bring along, if they do."""
+        return self._catalog.chat_template(self.registry.get(name)[0], variant)
+
     def models(self) -> list[dict[str, Any]]:
         """Every registered model with what is known of it here."""
         registry, workers = self.registry, self._supervisor.snapshot()
@@ -340,7 +292,8 @@ class Service:
             },
             "memory": dataclasses.asdict(self._catalog.memory()),
             "workers": [views.row(worker) for worker in workers],
-            "counters": views.counters(self._supervisor.loads, self._supervisor.restarts),
+            "counters": views.counters(self._supervisor.loads, self._supervisor.restarts)
+            | self._dispatch.tallies.rows(),
         }
 
     def device(self) -> dict[str, Any]:

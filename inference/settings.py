@@ -52,10 +52,12 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    host: str = Field("127.0.0.1", description="address to listen on; beyond loopback only with api_key")
+    host: str = Field("127.0.0.1", description="address to listen on; beyond loopback only with a key")
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 takes any free one")
     allowed_hosts: tuple[str, ...] = Field((), description="further names that a Host header may carry")
-    api_key: SecretStr | None = Field(None, description="key that every request must carry as a bearer token")
+    api_key: SecretStr | None = Field(
+        None, description="a key for requests to carry as a bearer token, beside those of jetllm keys"
+    )
     registry: Path | None = Field(None, description="the models.json to use; the shipped one by default")
     cache_dir: Path = Field(Path("~/.cache/jetllm"), description="where weights are kept")
     mlc_device: Literal["cuda", "cpu"] | None = Field(
@@ -265,6 +267,14 @@ def _from_environ(env: Mapping[str, str]) -> _Given:
     ours = {ENV_PREFIX + name.upper(): name for name in Settings.model_fields}
     given = [name for name in env if name.startswith(ENV_PREFIX) and name != ENV_PREFIX + "CONFIG"]
     return [(ours.get(variable, variable), variable, env[variable]) for variable in given]
+
+
+def settings_file(config: Path | None = None) -> Path | None:
+    """Return the file that `load_settings` reads; ``None`` where there is none."""
+    named = config or _named_file(os.environ)
+    if named is not None:
+        return named.expanduser()
+    return Path(CONFIG_FILE) if Path(CONFIG_FILE).is_file() else None
 
 
 def _named_file(env: Mapping[str, str]) -> Path | None:

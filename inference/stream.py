@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 
 from inference.errors import BackendTimeoutError, CancelledError, InternalError
@@ -12,6 +12,8 @@ from inference.generation import Chunk, FinishReason, GenerateRequest, Generatio
 from inference.runtime.entry import Lease
 from inference.runtime.worker import Worker
 from inference.selection.selector import Selection
+
+Chunks = Generator[Chunk, None, None]
 
 
 class Deadline:
@@ -32,6 +34,10 @@ class GenerationStream:
     """An iterator of `Chunk`, from the first text on. Close it, or exhaust it, to free its slot.
 
     *result* is set when the stream has been exhausted. Iterating may raise `JetLLMError`.
+
+    Args:
+        through: what the worker's chunks go through on their way.
+        dropped_turns: turns of the chat that were left out before it was sent.
     """
 
     def __init__(
@@ -42,7 +48,10 @@ class GenerationStream:
         lease: Lease,
         guard: Deadline,
         started_s: float,
+        dropped_turns: int = 0,
+        through: Callable[[Chunks], Chunks] = lambda chunks: chunks,
     ) -> None:
+        self.dropped_turns = dropped_turns
         self.selection = selection
         self.model = selection.model
         self.variant = selection.variant
@@ -51,7 +60,7 @@ class GenerationStream:
         self.result: Generation | None = None
         self._started_s = started_s
         self._lease = lease
-        self._chunks = worker.generate(request, guard)
+        self._chunks = through(worker.generate(request, guard))
         first = next(self._chunks, None)
         if first is None:
             raise CancelledError("the generation ended without a chunk")
@@ -95,6 +104,8 @@ class GenerationStream:
             variant=self.variant,
             ttft_s=self._ttft_s,
             total_s=time.monotonic() - self._started_s,
+            tool_calls=chunk.tool_calls,
+            dropped_turns=self.dropped_turns,
         )
 
     def close(self) -> None:

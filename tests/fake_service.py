@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +14,13 @@ from inference.errors import (
     CancelledError,
     DrainingError,
     JetLLMError,
+    ModelInUseError,
     ModelNotFoundError,
 )
 from inference.generation import (
     Chunk,
+    Embeddings,
+    EmbedRequest,
     FinishReason,
     GenerateRequest,
     Generation,
@@ -32,7 +36,9 @@ POLL_S = 0.02
 
 def settings_with(**values: Any) -> Settings:
     """Settings on a free port of loopback, with *values* on top."""
-    return Settings.model_validate({"port": 0, **values})
+    return Settings.model_validate(
+        {"port": 0, "state_dir": os.environ.get("JETLLM_STATE_DIR", "unused"), **values}
+    )
 
 
 def end(reason: FinishReason = FinishReason.STOP, tokens: int = 3) -> Chunk:
@@ -78,6 +84,7 @@ class FakeStream:
     variant = "q4"
     system_fingerprint = "fp_fake"
     request_id = "gen1"
+    dropped_turns = 0
 
     def __init__(self, service: FakeService, script: list[Any], cancelled: Callable[[], bool]) -> None:
         self.selection = SimpleNamespace(reason="the only model\r\nthat fits: 安", to_dict=dict)
@@ -128,6 +135,8 @@ class FakeStream:
             variant=self.variant,
             ttft_s=0.1,
             total_s=0.2,
+            tool_calls=last.tool_calls,
+            dropped_turns=self.dropped_turns,
         )
 
 
@@ -169,6 +178,29 @@ class FakeService:
         self.streams.append(FakeStream(self, list(self.script), cancelled))
         return self.streams[-1]
 
+    def embed(self, request: EmbedRequest, cancelled: Callable[[], bool]) -> Embeddings:
+        """Return for input number n the vector (1, n, 0.1), whatever its length."""
+        self.calls.append(("embed", request))
+        vectors = tuple((1.0, float(number), 0.1) for number in range(len(request.inputs)))
+        return Embeddings(vectors, 5, MODEL, "q4", 0.001)
+
+    def tokenize(self, model: str | None, text: str, cancelled: Callable[[], bool]) -> dict[str, Any]:
+        """Return one token for each character."""
+        self.calls.append(("tokenize", model))
+        return {"model": MODEL, "variant": "q4", "tokens": [ord(character) for character in text]}
+
+    def detokenize(
+        self, model: str | None, ids: Sequence[int], cancelled: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """Return one character for each token."""
+        self.calls.append(("detokenize", model))
+        return {"model": MODEL, "variant": "q4", "text": "".join(map(chr, ids))}
+
+    def count_tokens(self, request: GenerateRequest, cancelled: Callable[[], bool]) -> dict[str, Any]:
+        """Note the request."""
+        self.requests.append(request)
+        return {"model": MODEL, "variant": "q4", "tokens": 3, "context_tokens": 512}
+
     def models(self) -> list[dict[str, Any]]:
         """One model that can answer and one that cannot."""
         ready = {
@@ -192,15 +224,34 @@ class FakeService:
         )
 
     def load(
-        self, name: str, *, variant: str | None, pin: bool | None, cancelled: Callable[[], bool]
+        self,
+        name: str,
+        *,
+        variant: str | None,
+        pin: bool | None,
+        keep_alive_s: float | None,
+        building: Callable[[Any], None],
+        cancelled: Callable[[], bool],
     ) -> dict[str, Any]:
         """Note the call; wait at the gate or fail as scripted."""
-        self.calls.append(("load", name, variant, pin))
+        kept = () if keep_alive_s is None else (keep_alive_s,)
+        self.calls.append(("load", name, variant, pin, *kept))
         if self.load_gate is not None:
             self.load_gate.wait(cancelled)
         if self.load_error is not None:
             raise self.load_error
         return {"model": name, "state": "ready"}
+
+    def delete(self, name: str, *, variant: str | None) -> dict[str, Any]:
+        """Note the call; refuse what is in use."""
+        self.calls.append(("delete", name, variant))
+        if self.model(name)["state"] == "ready":
+            raise ModelInUseError(f"{name} is loaded", hint=f"unload it first: jetllm unload {name}")
+        return {"model": name, "variants": ["q4"], "freed_bytes": 5}
+
+    def chat_template(self, name: str, variant: str) -> str | None:
+        """One without a place for tools."""
+        return "{{ messages }}"
 
     def unload(self, name: str) -> dict[str, Any]:
         """Note the call."""

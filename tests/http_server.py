@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from inference.api import HttpServer, Limits, create_app
+from inference.api.context import Context
 from tests.fake_service import FakeService
 from tests.raw_http import RawClient, wait_until
 
@@ -25,8 +26,19 @@ class Running:
         self.service = service
         self.server = HttpServer(create_app(service, limits=limits), service.settings)
         self.address = self.server.address
+        self.all_places = self.places
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
+
+    @property
+    def context(self) -> Context:
+        """What its routes share."""
+        return self.server._context
+
+    @property
+    def places(self) -> int:
+        """How many more requests may work."""
+        return self.context._permits._value
 
     def connect(self, **options: Any) -> RawClient:
         """Open a connection."""

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,12 @@ from typing import NoReturn
 
 from inference.backends import Capability, LoadOptions
 from inference.backends._text import StoppingText
-from inference.errors import ContextLengthExceededError, InternalError, LoadFailedError
+from inference.errors import (
+    ContextLengthExceededError,
+    InternalError,
+    LoadFailedError,
+    UnsupportedParameterError,
+)
 from inference.generation import Chunk, FinishReason, GenerateRequest, Timings, TokenLogprob, Usage
 from tests import scripted_text
 from tests.model_script import SEGMENT, SHARED_MEMORY, ModelScript, parsed, read_script
@@ -55,6 +60,7 @@ class Model:
         self._running: dict[int, list[str]] = {}
         self._numbers = itertools.count()
         self._lock = threading.Lock()
+        self._heard: dict[int, str] = {}
         if self._has("slow_unload"):
             # The engine's own end, which the worker cannot hurry.
             os._exit = _late(os._exit, self._script.unload_s)  # type: ignore[assignment]
@@ -64,6 +70,8 @@ class Model:
     def generate(self, request: GenerateRequest, cancelled: Callable[[], bool]) -> Iterator[Chunk]:
         """Yield a chunk for every token, at its time."""
         started_s = time.monotonic()
+        if request.prompt_ids is not None:
+            request = replace(request, prompt=self.detokenize(request.prompt_ids), prompt_ids=None)
         prompt = self._prompt(request)
         answer = self._answer(request, prompt)
         with self._memory.in_use(), self._among_others(answer):
@@ -77,11 +85,23 @@ class Model:
 
     def tokenize(self, text: str) -> list[int]:
         """Return a number for each word with the space before it."""
-        return scripted_text.token_ids(text)
+        numbers = scripted_text.token_ids(text)
+        self._heard.update(zip(numbers, scripted_text.pieces(text), strict=True))
+        return numbers
 
-    def count_tokens(self, text: str) -> int:
-        """Return the number of such words."""
-        return len(scripted_text.pieces(text))
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Return the words of these numbers, as far as they were heard here."""
+        return "".join(self._heard.get(number, "\N{REPLACEMENT CHARACTER}") for number in ids)
+
+    def prompt_tokens(self, request: GenerateRequest) -> list[int]:
+        """Return the numbers of the words that the model sees."""
+        return self.tokenize(self._prompt(request).text)
+
+    def embed(
+        self, inputs: Sequence[str | Sequence[int]], cancelled: Callable[[], bool]
+    ) -> tuple[list[list[float]], int]:
+        """Refuse: it speaks."""
+        raise UnsupportedParameterError("input: the scripted model makes no embeddings", param="input")
 
     def close(self) -> None:
         """Give the memory back."""

@@ -32,13 +32,14 @@ def strings(key: str, values: Sequence[str]) -> bytes:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor's line in the header; *size* bytes of data follow where there is no *offset*."""
+    """A tensor's line in the header; *size* bytes follow where there is no *offset*: *data*, or zeros."""
 
     name: str
     shape: tuple[int, ...]
     code: int
     size: int
     offset: int | None = None
+    data: bytes = b""
 
 
 ENTRIES = (
@@ -83,5 +84,5 @@ def make(
         header += text(tensor.name) + struct.pack("<I", len(tensor.shape))
         header += b"".join(struct.pack("<Q", length) for length in tensor.shape)
         header += struct.pack("<IQ", tensor.code, offset)
-        data += bytes(tensor.size) + bytes(-tensor.size % 32)
+        data += (tensor.data or bytes(tensor.size)) + bytes(-tensor.size % 32)
     return header + bytes(-len(header) % 32) + data

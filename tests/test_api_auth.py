@@ -151,7 +151,7 @@ def spend(guard: KeyGuard, address: str) -> None:
 def test_guessing_stops_for_a_minute() -> None:
     """Past its failures an address cannot even learn that a guess was right, for a minute."""
     clock = Clock()
-    guard = KeyGuard(SecretStr(KEY), clock)
+    guard = KeyGuard(SecretStr(KEY), clock=clock)
     spend(guard, "a")
     with pytest.raises(RateLimitedError) as caught:
         guard.check(f"Bearer {KEY}", "a")
@@ -163,7 +163,7 @@ def test_guessing_stops_for_a_minute() -> None:
 
 def test_proven_address_is_not_locked_out() -> None:
     """One wrong client does not lock out the others behind the same proxy."""
-    guard = KeyGuard(SecretStr(KEY), Clock())
+    guard = KeyGuard(SecretStr(KEY), clock=Clock())
     guard.check(f"Bearer {KEY}", "proxy")
     spend(guard, "proxy")
     guard.check(f"Bearer {KEY}", "proxy")
@@ -173,7 +173,7 @@ def test_proven_address_is_not_locked_out() -> None:
 
 def test_many_addresses_do_not_cost_memory() -> None:
     """What is remembered of addresses is bounded."""
-    guard = KeyGuard(SecretStr(KEY), Clock())
+    guard = KeyGuard(SecretStr(KEY), clock=Clock())
     for number in range(5000):
         with pytest.raises(InvalidApiKeyError):
             guard.check(None, str(number))

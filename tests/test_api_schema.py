@@ -9,7 +9,7 @@ import pytest
 
 from inference.api.schema import ChatBody, CompletionBody, LoadBody, read
 from inference.errors import InvalidRequestError, InvalidSchemaError
-from inference.generation import GenerateRequest, Message
+from inference.generation import GenerateRequest, Message, ToolCall
 
 USER = [{"role": "user", "content": "hi"}]
 
@@ -22,6 +22,20 @@ def chat(**fields: Any) -> GenerateRequest:
 def completion(**fields: Any) -> GenerateRequest:
     """Read a completion."""
     return read(CompletionBody, {"prompt": "hi", **fields}).to_request()
+
+
+def tool(name: str, parameters: Any = None) -> dict[str, Any]:
+    """A tool in OpenAI's form."""
+    function = {"name": name} if parameters is None else {"name": name, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def named(name: str) -> dict[str, Any]:
+    """The choice of one tool."""
+    return {"type": "function", "function": {"name": name}}
+
+
+TOOL = tool("add", {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
 
 
 def nested(levels: int) -> dict[str, Any]:
@@ -81,13 +95,15 @@ def test_unknown_fields_are_ignored() -> None:
         ("top_p", 0), ("top_p", 1.1), ("top_k", -1), ("top_k", 1001), ("top_k", 1.5),
         ("min_p", -0.1), ("min_p", 1.1), ("frequency_penalty", 2.1), ("presence_penalty", -2.1),
         ("repetition_penalty", 0), ("repetition_penalty", 2.1), ("seed", 2**63), ("seed", -(2**63) - 1),
-        ("seed", 1.5), ("n", 2), ("n", 0), ("n", True), ("stop", ""), ("stop", ["a"] * 17),
+        ("seed", 1.5), ("n", 17), ("n", 0), ("n", True), ("stop", ""), ("stop", ["a"] * 17),
         ("stop", ["a" * 257]), ("stop", [1]), ("stop", 1), ("stream", 1), ("stream", "true"),
         ("stream_options", True), ("logprobs", 1), ("top_logprobs", 21), ("top_logprobs", -1),
         ("logit_bias", []), ("speed", "warp"), ("task", "Robert'); DROP"), ("model", ""),
         ("model", "m" * 201), ("model", 5), ("grammar", ""), ("grammar", "x" * 65537),
         ("ignore_eos", 1), ("cache_prompt", "no"), ("response_format", "json"), ("messages", []),
-        ("messages", "hi"), ("messages", [{}]), ("messages", USER * 4097),
+        ("messages", "hi"), ("messages", [{}]), ("messages", USER * 4097), ("context_overflow", "drop"),
+        ("parallel_tool_calls", 1), ("tool_choice", "always"), ("tool_choice", 1), ("tool_choice", {}),
+        ("tools", {}), ("tools", [{}]), ("tools", [TOOL] * 129), ("tools", [TOOL, TOOL]),
     ],
 )  # fmt: skip
 def test_out_of_bounds_names_the_field(field: str, value: Any) -> None:
@@ -117,19 +133,36 @@ def test_out_of_bounds_names_the_field(field: str, value: Any) -> None:
         ),
         ({"response_format": {"type": "json_object"}, "grammar": "root ::= []"}, "grammar"),
         ({"top_logprobs": 3}, "top_logprobs"),
-        ({"tools": [{"type": "function"}]}, "tools"),
         ({"functions": [{}]}, "functions"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": named("other")}, "tool_choice"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function"),
+        ({"tools": [{**TOOL, "type": "retrieval"}]}, "tools.0.type"),
+        ({"tools": [tool("a b")]}, "tools.0.function.name"),
+        ({"tools": [tool("x" * 65)]}, "tools.0.function.name"),
+        ({"tools": [tool("none")]}, "tools.0.function.name"),
+        ({"tools": [TOOL, tool("b", {"type": "array"})]}, "tools.1.function.parameters"),
+        ({"tools": [tool("b", {"properties": []})]}, "tools.0.function.parameters"),
+        ({"tools": [tool("b", {"properties": {"x": nested(33)}})]}, "tools.0.function.parameters"),
+        ({"tools": [tool(f"t{n}", {"description": "x" * 60_000}) for n in range(5)]}, "tools"),
+        ({"tools": [TOOL], "grammar": "root ::= []"}, "grammar"),
+        ({"tools": [TOOL], "response_format": {"type": "json_object"}}, "response_format"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": "c"}]}]},
+            "messages.0.tool_calls.0.function",
+        ),
     ],
 )
 def test_contradictions_name_the_field(fields: dict[str, Any], param: str) -> None:
     """Nested values and contradictory fields are named with their path."""
     with pytest.raises(InvalidRequestError) as caught:
         chat(**fields)
-    assert caught.value.param == param
+    assert caught.value.param == param and str(caught.value)
 
 
-@pytest.mark.parametrize("fields", [{"suffix": "x"}, {"best_of": 2}, {"prompt": ["a", "b"]}])
+@pytest.mark.parametrize(
+    "fields", [{"suffix": "x"}, {"best_of": 2}, {"best_of": 2, "n": 3}, {"context_overflow": "cut"}]
+)
 def test_completions_refuse_what_is_not_served(fields: dict[str, Any]) -> None:
     """What is not there yet is refused, never silently left out."""
     with pytest.raises(InvalidRequestError) as caught:
@@ -137,17 +170,52 @@ def test_completions_refuse_what_is_not_served(fields: dict[str, Any]) -> None:
     assert caught.value.param == next(iter(fields))
 
 
-@pytest.mark.parametrize("prompt", ["", 5, None, [], [5], [[1, 2]]])
-def test_prompt_is_one_text(prompt: Any) -> None:
-    """A prompt is a string, or a list of one."""
+@pytest.mark.parametrize(
+    "prompt",
+    ["", 5, None, [], [""], ["a", ""], ["a", 5], [5, "a"], [[]], [[1], "a", [True]], [-1], [1.0], [2**31],
+     [[1, -1]], ["a"] * 257, {"a": 1}],
+)  # fmt: skip
+def test_prompts_are_texts_or_token_ids(prompt: Any) -> None:
+    """A prompt is a text or token ids, or a list of such; anything else is refused as what it is."""
     with pytest.raises(InvalidRequestError) as caught:
         completion(prompt=prompt)
     assert caught.value.param == "prompt"
 
 
-def test_prompt_may_be_a_list_of_one() -> None:
-    """Clients that always send lists are understood."""
-    assert completion(prompt=["hi"]) == completion()
+@pytest.mark.parametrize(
+    ("prompt", "texts", "ids"),
+    [
+        ("hi", ["hi"], [None]),
+        (["hi"], ["hi"], [None]),
+        (["a", "b"], ["a", "b"], [None, None]),
+        ([5, 6], [None], [(5, 6)]),
+        ([[5], [6, 7]], [None, None], [(5,), (6, 7)]),
+        (["a", [1]], ["a", None], [None, (1,)]),
+    ],
+)
+def test_every_prompt_is_a_request(prompt: Any, texts: list[str], ids: list[Any]) -> None:
+    """Texts and token ids each make a request, in their order."""
+    requests = read(CompletionBody, {"prompt": prompt, "echo": True}).to_requests()
+    assert ([r.prompt for r in requests], [r.prompt_ids for r in requests]) == (texts, ids)
+    assert all(r.echo for r in requests)
+
+
+def test_n_repeats_with_seeds_that_go_on() -> None:
+    """Each choice has a seed of its own, so that they differ; each prompt begins with the one given."""
+    requests = read(ChatBody, {"messages": USER, "n": 3, "seed": 2**32 - 2}).to_requests()
+    assert [r.seed for r in requests] == [2**32 - 2, 2**32 - 1, 0]
+    requests = read(CompletionBody, {"prompt": ["a", "b"], "n": 2, "best_of": 2, "seed": 7}).to_requests()
+    assert [(r.prompt, r.seed) for r in requests] == [("a", 7), ("a", 8), ("b", 7), ("b", 8)]
+    assert [r.seed for r in read(ChatBody, {"messages": USER, "n": 2}).to_requests()] == [None, None]
+
+
+def test_choices_are_bounded() -> None:
+    """One request makes 256 choices at the most, over all its prompts."""
+    body = read(CompletionBody, {"prompt": ["a"] * 16, "n": 16})
+    assert len(body.to_requests()) == 256
+    with pytest.raises(InvalidRequestError) as caught:
+        read(CompletionBody, {"prompt": ["a"] * 17, "n": 16}).to_requests()
+    assert caught.value.param == "n"
 
 
 def test_missing_field_is_named() -> None:
@@ -158,10 +226,31 @@ def test_missing_field_is_named() -> None:
         read(LoadBody, {})
 
 
+def test_tools_arrive() -> None:
+    """Tools reach the engine in OpenAI's form, and the choice as a word or as a name."""
+    request = chat(tools=[{**TOOL, "strict": True}, tool("bare", None)])
+    assert request.tools == (TOOL, tool("bare", {"type": "object", "properties": {}}))
+    assert request.tool_choice == "auto"
+    assert chat(tools=[TOOL], tool_choice="required").tool_choice == "required"
+    assert chat(tools=[TOOL], tool_choice=named("add"), parallel_tool_calls=False).tool_choice == "add"
+
+
 def test_tools_may_be_refused_by_the_client() -> None:
     """Tools that the client forbids to call do no harm."""
-    assert chat(tools=[{"type": "function"}], tool_choice="none") == chat()
-    assert chat(tools=[], tool_choice="auto") == chat()
+    assert chat(tools=[TOOL], tool_choice="none") == chat()
+    assert chat(tools=[], tool_choice="auto") == chat(functions=[{}], tool_choice="none") == chat()
+
+
+def test_calls_and_their_results_arrive() -> None:
+    """What the assistant called and what came of it are turns of the chat."""
+    called = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    turns = [*USER, {"role": "assistant", "content": None, "tool_calls": [called]},
+             {"role": "tool", "content": "3", "tool_call_id": "c1"}]  # fmt: skip
+    assert chat(messages=turns).messages == (
+        Message("user", "hi"),
+        Message("assistant", "", (ToolCall("c1", "add", '{"a": 1}'),)),
+        Message("tool", "3", (), "c1"),
+    )
 
 
 def test_parts_are_joined() -> None:

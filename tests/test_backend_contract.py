@@ -181,6 +181,60 @@ def test_tokens_are_the_texts_own(worker: Worker) -> None:
     assert 1 <= len(worker.tokenize("Hello there")) <= 11
 
 
+def test_tokens_go_back_to_their_text(worker: Worker) -> None:
+    """And bytes that are no whole character to U+FFFD; no tokens are no text."""
+    text = "Hello thére €"
+    tokens = worker.tokenize(text)
+    assert worker.ask("detokenize", ids=tokens).strip() == text
+    piece = next(token for token in worker.tokenize("\N{OGHAM LETTER BEITH}") if token)
+    assert worker.ask("detokenize", ids=[piece]).strip() in ("\N{REPLACEMENT CHARACTER}", "")
+    assert worker.ask("detokenize", ids=[]) == ""
+
+
+def test_the_prompts_tokens_are_those_that_are_counted(worker: Worker) -> None:
+    """Of a text and of a chat, with what is put around them; also beyond the context."""
+    for asked in (
+        GenerateRequest(prompt="Hello there", max_tokens=1),
+        GenerateRequest(messages=(Message("user", "Hello there"),), max_tokens=1),
+    ):
+        tokens = worker.ask("prompt_tokens", request=asked.to_dict())
+        usage = list(worker.generate(asked, never))[-1].usage
+        assert usage is not None and usage.prompt_tokens == len(tokens)
+    long = GenerateRequest(prompt="word " * 300)
+    assert len(worker.ask("prompt_tokens", request=long.to_dict())) >= 300
+
+
+def test_a_prompt_of_tokens_is_read_as_it_is(worker: Worker) -> None:
+    """A text's own tokens give its answer, and each of them counts."""
+    options: dict[str, Any] = {"temperature": 0.0, "cache_prompt": False}
+    asked = GenerateRequest(prompt="Hello there")
+    tokens = tuple(worker.ask("prompt_tokens", request=asked.to_dict()))
+    of_text, of_tokens = run(worker, **options), run(worker, prompt=None, prompt_ids=tokens, **options)
+    assert text_of(of_tokens) == text_of(of_text)
+    assert of_tokens[-1].usage.prompt_tokens == len(tokens)
+    assert run(worker, prompt=None, prompt_ids=tokens[:1])[-1].usage.prompt_tokens == 1
+
+
+@pytest.mark.parametrize("ids", [(), (10_000_000,), (-1,)])
+def test_tokens_that_there_are_not_are_refused(worker: Worker, ids: tuple[int, ...]) -> None:
+    """An error that names the prompt, as a prompt, as what is counted, and on the way back to text."""
+    with pytest.raises(InvalidRequestError) as caught:
+        run(worker, prompt=None, prompt_ids=ids)
+    assert caught.value.param == "prompt"
+    with pytest.raises(InvalidRequestError):
+        worker.ask("prompt_tokens", request=GenerateRequest(prompt_ids=ids).to_dict())
+    if ids:
+        with pytest.raises(InvalidRequestError):
+            worker.ask("detokenize", ids=list(ids))
+    assert run(worker)[-1].usage.completion_tokens == 8
+
+
+def test_a_model_for_text_makes_no_embeddings(worker: Worker) -> None:
+    """It is loaded for the one or the other."""
+    with pytest.raises(UnsupportedParameterError):
+        worker.ask("embed", inputs=["Hello there"])
+
+
 def test_requests_side_by_side_do_not_mix(worker: Worker) -> None:
     """As many at once as there are slots, each with its own counts and a whole answer."""
     with ThreadPoolExecutor(SLOTS) as pool:
@@ -250,6 +304,39 @@ def test_a_text_is_scored_or_the_request_refused(worker: Worker) -> None:
         assert first.logprob is None and all(item.logprob <= 0 for item in others)
         assert all(len(item.top) == 2 for item in others)
         assert all(chunk.finish_reason is None for chunk in chunks[:-1])
+
+
+def test_a_prompt_of_tokens_is_scored_like_its_text(worker: Worker) -> None:
+    """The echo has the text of the tokens, and each the probability that it has in the text."""
+    if not can(worker, "score"):
+        pytest.skip("the backend scores nothing")
+    text = "Hello thére 日 there"
+    tokens = tuple(worker.tokenize(text))
+    asked: dict[str, Any] = {"echo": True, "max_tokens": 0, "ignore_eos": False}
+    of_text = run(worker, prompt=text, logprobs=True, **asked)
+    of_tokens = run(worker, prompt=None, prompt_ids=tokens, logprobs=True, **asked)
+    assert text_of(of_tokens) == text_of(run(worker, prompt=None, prompt_ids=tokens, **asked)) == text
+    expected, found = (
+        [item.logprob for chunk in chunks for item in chunk.logprobs][1:] for chunks in (of_text, of_tokens)
+    )
+    assert len(found) == len(tokens) - 1
+    assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_tokens_in_another_cut_are_scored_or_refused(worker: Worker) -> None:
+    """Words letter by letter are a text too; half a character of another cut is said to be none."""
+    if not can(worker, "score"):
+        pytest.skip("the backend scores nothing")
+    asked: dict[str, Any] = {"echo": True, "logprobs": True, "max_tokens": 0, "ignore_eos": False}
+    letters = tuple(token for letter in "Hello" for token in worker.tokenize(letter))
+    chunks = run(worker, prompt=None, prompt_ids=letters, **asked)
+    assert text_of(chunks) == "Hello"
+    assert len([item for chunk in chunks for item in chunk.logprobs]) == len(letters) == 5
+    half = (*letters, worker.tokenize("日")[0])
+    try:
+        assert run(worker, prompt=None, prompt_ids=half, **asked)
+    except InvalidRequestError as error:
+        assert error.param == "prompt"
 
 
 def test_a_schema_holds_the_text_or_is_refused(worker: Worker) -> None:

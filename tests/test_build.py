@@ -25,7 +25,8 @@ from inference.artifacts.build.process import StepMemoryError
 from inference.artifacts.store import Store
 from inference.errors import BuildFailedError, CancelledError, DoesNotFitError, LoadFailedError
 from inference.registry import ModelSpec
-from inference.registry.spec import FileSource, Variant
+from inference.registry.sources import FileSource
+from inference.registry.spec import Variant
 from inference.settings import worker_environment
 from tests.mlc_checkpoints import make_gpt2, make_llama
 

@@ -139,9 +139,9 @@ def test_run_works_without_a_daemon(smollm2_path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [["ps"], ["status"], ["load", MODEL], ["unload", MODEL]])
 def test_what_needs_a_daemon_says_so(command: list[str], tmp_path: Path) -> None:
-    """One line, the way to start one, exit code 1."""
+    """One line, the way to start one, exit code 3."""
     ran = jetllm(None, *command, state_dir=str(tmp_path))
-    assert ran.returncode == 1
+    assert ran.returncode == 3
     assert ran.stderr == (
         "error: no daemon runs with this state directory\n    hint: start one: jetllm serve\n"
     )

@@ -219,6 +219,8 @@ def is_known(line: str) -> bool:
     command = cli.main.commands.get(found[1])
     if command is None:
         return False
+    if "ignore_unknown_options" in command.context_settings:
+        return True  # `check` parses its own
     options = [param for param in command.params if isinstance(param, click.Option)]
     known = {"--help", *(flag for option in options for flag in (*option.opts, *option.secondary_opts))}
     return set(re.findall(r"(?<!\S)--[a-z-]+", found[2])) <= known

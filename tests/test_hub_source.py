@@ -15,7 +15,7 @@ import pytest
 
 from inference.artifacts import files
 from inference.artifacts.store import Store
-from inference.errors import DownloadError, UnsafeArtifactError
+from inference.errors import DownloadError, OfflineError, UnsafeArtifactError
 from inference.registry import HubSource
 from tests import synthetic_gguf
 from tests.hub_server import COMMIT, REPO, HubServer, hub_variant, info_path, own_cache, pull
@@ -167,7 +167,7 @@ def test_a_cache_without_all_weights_is_not_taken(store: Store, hub: HubServer, 
     index = json.dumps({"weight_map": {"a": "model.safetensors", "b": "more.safetensors"}}).encode()
     content = {**REPOSITORY, "model.safetensors.index.json": index, "more.safetensors": b"more"}
     fill(cache, {"model.safetensors": b"tensors", "model.safetensors.index.json": index})
-    assert "offline" in failure(DownloadError, lambda: pull(hub_variant(), store, offline=True)).message
+    assert "offline" in failure(OfflineError, lambda: pull(hub_variant(), store, offline=True)).message
     hub.publish(content)
     assert (pull(hub_variant(), store) / "more.safetensors").read_bytes() == b"more"
 

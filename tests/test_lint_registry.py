@@ -9,7 +9,7 @@ import pytest
 from inference.artifacts.lint import Report, lint_entry, taken
 from inference.artifacts.lint.entry import PREFIXED, TIED
 from inference.registry import ModelSpec, load_registry
-from inference.registry.spec import HubSource
+from inference.registry.sources import HubSource
 from tests.checkpoints import MODELS
 
 ROOT = Path(__file__).resolve().parent.parent

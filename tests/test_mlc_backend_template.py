@@ -102,7 +102,7 @@ def test_it_has_a_time_limit() -> None:
 def test_a_long_output_is_cut_off() -> None:
     """A template may not make a prompt out of nothing."""
     with pytest.raises(InvalidRequestError, match="characters"):
-        rendered("{% for a in range(99999) %}" + "x" * 100 + "{% endfor %}")
+        ChatTemplate("{% for a in range(99999) %}" + "x" * 100 + "{% endfor %}", {}).render(TURNS, limit_s=60)
 
 
 def test_the_file_of_its_own_wins(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from inference.registry import load_registry
-from inference.registry.spec import HubSource, ModelSpec, PackageSource, Status, Variant
+from inference.registry.sources import HubSource, PackageDirectory, PackageSource
+from inference.registry.spec import ModelSpec, Status, Variant
 from inference.selection.tasks import Task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,7 +175,7 @@ def test_repositories_are_named_on_the_page() -> None:
             assert file.name in named
     for spec in MODELS.values():
         for variant in spec.variants.values():
-            if isinstance(variant.source, PackageSource):
+            if isinstance(variant.source, PackageSource | PackageDirectory):
                 assert f"{variant.source.bytes:,}" in named
                 assert variant.source.sha256[:8] in named
 

@@ -20,6 +20,7 @@ from inference.errors import (
     DownloadError,
     InsufficientStorageError,
     MissingDependencyError,
+    OfflineError,
     UnsafeArtifactError,
 )
 from inference.registry import Variant
@@ -193,7 +194,7 @@ def test_credentials_of_an_index_are_not_repeated(store: Store, monkeypatch: pyt
 def test_offline_asks_nobody(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The setting refuses before anything is started or written."""
     monkeypatch.setattr(subprocess, "Popen", pytest.fail)
-    error = failure(DownloadError, lambda: pull(packaged(), store, offline=True))
+    error = failure(OfflineError, lambda: pull(packaged(), store, offline=True))
     assert "offline" in error.message
     assert "--from PATH" in (error.hint or "")
     assert not store.root.exists()

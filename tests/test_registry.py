@@ -131,7 +131,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an unknown source": (
         with_entry(variants={"q": {"backend": "mlc", "source": {"type": "ftp"}}}),
-        "variants.q.source.type: expected 'package', 'file', 'hub' or 'url', got 'ftp'",
+        "variants.q.source.type: expected 'package', 'package_directory', 'file', 'hub' or 'url', got 'ftp'",
     ),
     "a short hash": (
         with_entry(variants={"q": {"backend": "mlc", "source": {**PACKAGE, "sha256": "ab"}}}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,10 +31,7 @@ def make(smollm2_path: Path, tmp_path: Path) -> Iterator[Make]:
     """Make services with a store of the test's own, in which the real weights are."""
     blob = tmp_path / "store" / "blobs" / smollm2_path.name
     blob.parent.mkdir(parents=True)
-    try:
-        os.link(smollm2_path, blob)
-    except OSError:  # another file system
-        shutil.copyfile(smollm2_path, blob)
+    shutil.copyfile(smollm2_path, blob)  # a hard link would share the locks of whoever else uses the weights
     made: list[Service] = []
 
     def go(**values: Any) -> tuple[Service, Catalog]:

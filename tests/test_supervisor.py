@@ -205,11 +205,11 @@ def test_what_does_not_fit_in_memory_evicts_or_is_refused(make_supervisor: Make,
 def test_an_idle_model_is_unloaded(make_supervisor: Make, scripted: Scripted) -> None:
     """After keep_alive_s without a request its process ends; a pinned one stays."""
     supervisor = make_supervisor(keep_alive_s=0.2)
-    say(supervisor, scripted.plan("a"), "say:x")
+    lease, worker = acquire(supervisor, scripted.plan("a"))
+    lease.release()
     say(supervisor, scripted.plan("p", pinned=True), "say:x")
-    pid = next(w.pid for w in supervisor.snapshot() if w.model == "a")
     wait_until(lambda: states(supervisor) == {"p": State.READY}, "the unloading")
-    assert pid is not None and not psutil.pid_exists(pid)
+    assert not psutil.pid_exists(worker.pid)
 
 
 def test_a_used_model_is_not_idle(make_supervisor: Make, scripted: Scripted) -> None:

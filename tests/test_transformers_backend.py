@@ -323,7 +323,7 @@ def test_chat_without_a_template_is_a_transcript(backend: Any) -> None:
     transcript = "system: Be brief.\nuser: Hi\nassistant:"
     assert run(backend, messages=turns, **request)[0] == run(backend, prompt=transcript, **request)[0]
     asked = GenerateRequest(messages=turns, stop=("x",))
-    assert backend._stop_strings(asked) == ("x", "\nuser:")
+    assert backend._prompts.stop_strings(asked) == ("x", "\nuser:")
 
 
 def test_chat_uses_the_checkpoints_template(tmp_path: Path) -> None:
@@ -345,8 +345,8 @@ def test_empty_prompt_starts_from_the_begin_token(backend: Any) -> None:
 
 def test_tokens_are_counted_as_they_stand(backend: Any) -> None:
     """tokenize adds no special tokens, and every byte is a token of this model."""
-    assert backend.count_tokens("naïve €") == len("naïve €".encode())
-    assert backend._tokenizer.decode(backend.tokenize("naïve €")) == "naïve €"
+    assert len(backend.tokenize("naïve €")) == len("naïve €".encode())
+    assert backend.detokenize(backend.tokenize("naïve €")) == "naïve €"
 
 
 def test_close_stops_what_runs(checkpoint: Path) -> None:

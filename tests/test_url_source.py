@@ -30,6 +30,7 @@ from inference.errors import (
     DownloadError,
     InsufficientStorageError,
     InvalidRequestError,
+    OfflineError,
     UnsafeArtifactError,
 )
 from inference.registry import UrlSource, Variant
@@ -449,7 +450,7 @@ def test_two_askers_share_one_download(server: LyingServer, bring: Bringer) -> N
 def test_offline_nothing_is_asked(server: LyingServer, store: Store) -> None:
     """The error says what to bring and how."""
     variant = Variant(backend="llamacpp", source=source_at(server, url=server.url(PATH) + "?secret=1"))
-    error = failure(DownloadError, lambda: pull(variant, store, offline=True))
+    error = failure(OfflineError, lambda: pull(variant, store, offline=True))
     assert "'offline' forbids" in error.message
     assert f"{server.url(PATH)} ({LENGTH:,} bytes)" in error.message
     assert "secret" not in str(error) + str(error.details)

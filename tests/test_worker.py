@@ -244,4 +244,4 @@ def test_workers_die_with_the_daemon(scripted: Scripted, tmp_path: Path) -> None
     daemon.kill()
     daemon.wait()
     daemon.stdout.close()
-    wait_until(lambda: not psutil.pid_exists(pid), "the worker's end", 2)
+    wait_until(lambda: not psutil.pid_exists(pid), "the worker's end")

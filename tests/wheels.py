@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,16 @@ def wheel(
     directory: Path, name: str, member: str, content: bytes, compression: int = zipfile.ZIP_STORED
 ) -> Path:
     """Build a wheel that pip accepts, with one file in it."""
+    return wheel_of(directory, name, {member: content}, compression)
+
+
+def wheel_of(
+    directory: Path, name: str, members: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED
+) -> Path:
+    """Build a wheel that pip accepts, with these files in it."""
     info = f"{name}-1.0.dist-info"
     contents = {
-        member: content,
+        **members,
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }

@@ -9,8 +9,9 @@ import uuid
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from inference.api.auth import HostGuard, KeyGuard
+from inference.api.auth import HostGuard, KeyGuard, is_loopback, keys_of
 from inference.api.context import EXTENSION, Context, Service
+from inference.api.embeddings import embedding_routes
 from inference.api.errors import (
     BodyTooLargeError,
     InvalidHTTPError,
@@ -24,7 +25,14 @@ from inference.api.errors import (
 from inference.api.health import OPEN_PATHS, health_routes
 from inference.api.limits import Limits
 from inference.api.native import native_routes
+from inference.api.ollama import ollama_routes
+from inference.api.ollama_shapes import error_of
 from inference.api.openai import openai_routes
+from inference.api.openapi import openapi_routes
+from inference.api.page import PAGE_PATHS, page_routes
+from inference.api.root import root_routes
+from inference.api.shapes import to_bytes
+from inference.api.tokens import token_routes
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -42,11 +50,17 @@ def create_app(service: Service, *, limits: Limits | None = None) -> Flask:
     _install_errors(app, context)
     for routes in (openai_routes(context), native_routes(context), health_routes(context)):
         app.register_blueprint(routes)
+    for routes in (embedding_routes(context), token_routes(context)):
+        app.register_blueprint(routes)
+    for routes in (ollama_routes(context), page_routes(), root_routes(), openapi_routes()):
+        app.register_blueprint(routes)
     return app
 
 
 def _install_guards(app: Flask, context: Context) -> None:
-    hosts, keys = HostGuard(context.settings), KeyGuard(context.settings.api_key)
+    settings = context.settings
+    beyond = not is_loopback(settings.host)
+    hosts, keys = HostGuard(settings), KeyGuard(settings.api_key, keys_of(settings), always=beyond)
 
     @app.before_request
     def admit() -> None:
@@ -55,7 +69,7 @@ def _install_guards(app: Flask, context: Context) -> None:
         g.model, g.counted_elsewhere = "", False
         protocol = request.environ.get("SERVER_PROTOCOL", "")
         hosts.check(request.headers.get("Host"), request.headers.get("Origin"), protocol)
-        if request.path not in OPEN_PATHS:
+        if request.path not in OPEN_PATHS | PAGE_PATHS:
             keys.check(request.headers.get("Authorization"), request.remote_addr or "")
 
     @app.after_request
@@ -85,7 +99,8 @@ def _install_errors(app: Flask, context: Context) -> None:
 
 def _failure(error: Exception) -> Response:
     shown = public(error, g.request_id)
-    body = bytes_of(shown, g.request_id)
+    is_ollama = request.path.startswith("/api/")
+    body = to_bytes(error_of(shown)) if is_ollama else bytes_of(shown, g.request_id)
     return Response(body, status=status_of(shown), headers=headers_of(shown, g.request_id))
 
 

@@ -24,6 +24,7 @@ from inference.api.errors import (
     RateLimitedError,
 )
 from inference.errors import UnsafeBindError
+from inference.keys import FILE, Keys
 from inference.settings import Settings
 
 FAILURES_PER_MINUTE = 20
@@ -37,13 +38,20 @@ def check_bind(settings: Settings) -> None:
     """Refuse to listen where other machines can connect without a key.
 
     Raises:
-        UnsafeBindError: *host* is not a loopback address and there is no *api_key*.
+        UnsafeBindError: *host* is not a loopback address and there is neither *api_key* nor a key in
+            the state directory.
     """
-    if not is_loopback(settings.host) and not _has_key(settings.api_key):
-        raise UnsafeBindError(
-            f"refusing to listen on {settings.host} without an API key: anybody on the network could use it",
-            hint="set JETLLM_API_KEY (make one: openssl rand -hex 32), or listen on 127.0.0.1",
-        )
+    if is_loopback(settings.host) or _has_key(settings.api_key) or keys_of(settings).rows():
+        return
+    raise UnsafeBindError(
+        f"refusing to listen on {settings.host} without an API key: anybody on the network could use it",
+        hint="make one: jetllm keys add NAME; or set JETLLM_API_KEY, or listen on 127.0.0.1",
+    )
+
+
+def keys_of(settings: Settings) -> Keys:
+    """Return the named keys of this machine."""
+    return Keys(settings.state_path / FILE)
 
 
 def is_loopback(host: str) -> bool:
@@ -99,14 +107,32 @@ class HostGuard:
 
 
 class KeyGuard:
-    """Compares bearer tokens with the API key and limits how often an address may be wrong."""
+    """Knows the keys, the settings' own and the named ones, and limits how often an address may be wrong.
 
-    def __init__(self, key: SecretStr | None, clock: Callable[[], float] = time.monotonic) -> None:
+    Where there is none, everybody may ask, but only on loopback: beyond it a key is asked for even
+    when the last one was revoked while the daemon ran.
+    """
+
+    def __init__(
+        self,
+        key: SecretStr | None,
+        keys: Keys | None = None,
+        *,
+        always: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._digest = _digest(key.get_secret_value()) if key is not None and _has_key(key) else None
+        self._keys = keys
+        self._always = always
         self._clock = clock
         self._lock = threading.Lock()
         self._failures: OrderedDict[str, deque[float]] = OrderedDict()
         self._proven: OrderedDict[str, None] = OrderedDict()
+
+    @property
+    def asks(self) -> bool:
+        """Whether a key is needed now."""
+        return self._always or self._digest is not None or (self._keys is not None and self._keys.exist())
 
     def check(self, authorization: str | None, address: str) -> None:
         """Let a request with the key pass.
@@ -119,10 +145,10 @@ class KeyGuard:
             InvalidApiKeyError: no key or the wrong one.
             RateLimitedError: wrong too often within a minute.
         """
-        if self._digest is None:
+        if not self.asks:
             return
         scheme, _, token = (authorization or "").partition(" ")
-        right = hmac.compare_digest(_digest(token.strip()), self._digest) and scheme.lower() == "bearer"
+        right = scheme.lower() == "bearer" and self._accepts(token.strip())
         with self._lock:
             wait_s = self._wait_s(address)
             if right and (wait_s is None or address in self._proven):
@@ -136,8 +162,14 @@ class KeyGuard:
                 retry_after_s=math.ceil(wait_s),
             )
         raise InvalidApiKeyError(
-            "the API key is missing or wrong", hint="send the header Authorization: Bearer <key>"
+            "the API key is missing or wrong",
+            hint="send the header Authorization: Bearer <key>; make a key: jetllm keys add NAME",
         )
+
+    def _accepts(self, token: str) -> bool:
+        if self._digest is not None and hmac.compare_digest(_digest(token), self._digest):
+            return True
+        return bool(token) and self._keys is not None and self._keys.accepts(token) is not None
 
     def _wait_s(self, address: str) -> float | None:
         """Return the seconds until the address may fail again; ``None`` when it may now."""

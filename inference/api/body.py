@@ -30,6 +30,21 @@ def read_object() -> dict[str, Any]:
     return parse_object(request.get_data(cache=False))
 
 
+def read_any_object() -> dict[str, Any]:
+    """Return the current request's body, whatever type it is declared as.
+
+    Ollama looks at no type, and its own examples send curl's default. A web page, which could send that
+    to another origin without asking, gives itself away by headers that browsers let no page leave out.
+
+    Raises:
+        UnsupportedMediaTypeError, InvalidJSONError: as `read_object`.
+    """
+    browser = any(name in request.headers for name in ("Origin", "Sec-Fetch-Site"))
+    if browser or request.mimetype == "application/json" or "Content-Encoding" in request.headers:
+        return read_object()
+    return parse_object(request.get_data(cache=False))
+
+
 def answer(value: Any, status: int = 200) -> Response:
     """Return a JSON response."""
     return Response(to_bytes(value), status=status, mimetype="application/json")

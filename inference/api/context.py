@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from inference.api.errors import ShuttingDownError
 from inference.api.limits import Limits
 from inference.api.metrics import Metrics
 from inference.errors import CancelledError, QueueFullError
-from inference.generation import Chunk, GenerateRequest, Generation
+from inference.generation import Chunk, Embeddings, EmbedRequest, GenerateRequest, Generation
+from inference.jobs import Jobs
 from inference.settings import Settings
 
 EXTENSION = "jetllm"
@@ -41,6 +42,10 @@ class Stream(Protocol):
         """The service's own name for this generation."""
 
     @property
+    def dropped_turns(self) -> int:
+        """How many turns of the chat were left out to make it fit."""
+
+    @property
     def result(self) -> Generation | None:
         """The whole, once exhausted."""
 
@@ -68,19 +73,46 @@ class Service(Protocol):
     def generate(self, request: GenerateRequest, cancelled: Callable[[], bool]) -> Stream:
         """Return once the first text, or the end, is there."""
 
+    def embed(self, request: EmbedRequest, cancelled: Callable[[], bool]) -> Embeddings:
+        """Return a vector for each input."""
+
+    def tokenize(self, model: str | None, text: str, cancelled: Callable[[], bool]) -> dict[str, Any]:
+        """Return the tokens of a text, and whose they are."""
+
+    def detokenize(
+        self, model: str | None, ids: Sequence[int], cancelled: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """Return the text of tokens."""
+
+    def count_tokens(self, request: GenerateRequest, cancelled: Callable[[], bool]) -> dict[str, Any]:
+        """Return how many tokens would be read of a request, and how many there may be."""
+
     def models(self) -> list[dict[str, Any]]:
         """Describe every registered model."""
 
     def model(self, name: str) -> dict[str, Any]:
         """Describe one model by name or alias."""
 
+    def chat_template(self, name: str, variant: str) -> str | None:
+        """Return the template that the weights bring along."""
+
     def load(
-        self, name: str, *, variant: str | None, pin: bool | None, cancelled: Callable[[], bool]
+        self,
+        name: str,
+        *,
+        variant: str | None,
+        pin: bool | None,
+        keep_alive_s: float | None,
+        building: Callable[[Any], None],
+        cancelled: Callable[[], bool],
     ) -> dict[str, Any]:
-        """Return once the model is ready."""
+        """Return once the model is ready; what has to be built for it tells its progress."""
 
     def unload(self, name: str) -> dict[str, Any]:
         """Return once its memory is back."""
+
+    def delete(self, name: str, *, variant: str | None) -> dict[str, Any]:
+        """Return once what is here of a model, or of a variant, is gone."""
 
     def pull(
         self,
@@ -131,6 +163,7 @@ class Context:
         self.limits = limits
         self.metrics = Metrics(service)
         self.stopping = threading.Event()
+        self.jobs = Jobs(self.stopping)
         self._permits = threading.Semaphore(work_places(self.settings) + limits.spare_threads // 2)
 
     @contextlib.contextmanager
@@ -159,7 +192,7 @@ class Context:
 
     def model_label(self, name: str | None) -> str:
         """Return a metric label for a requested name; clients must not be able to invent labels."""
-        if name is None or name == "auto":
+        if name is None or name.partition(":")[0] == "auto":
             return "auto"
         return name if name in self.service.registry.models else "unknown"
 

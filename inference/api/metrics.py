@@ -7,15 +7,26 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import choose_encoder
 
+from inference.api.device_metrics import DeviceMetrics
 from inference.generation import Usage
 
 MODEL_STATES = ("absent", "queued", "starting", "ready", "stopping", "failed")
 _TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1)
 _REQUEST_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_DURATIONS = {
+    "queue_seconds": "Wait of a request for its turn, the load of its model included",
+    "model_load_seconds": "Start of a worker to its readiness",
+    "swap_seconds": "Request to readiness of a model for which another had to leave",
+}
 
 
 class _Observed(Protocol):
@@ -23,6 +34,8 @@ class _Observed(Protocol):
     def registry(self) -> Any: ...
 
     def status(self) -> dict[str, Any]: ...
+
+    def device(self) -> dict[str, Any]: ...
 
 
 class Metrics:
@@ -51,6 +64,7 @@ class Metrics:
         self._prompt_tokens = _tokens(registry, "prompt_tokens", "Tokens of prompts")
         self._generated_tokens = _tokens(registry, "generated_tokens", "Tokens generated")
         registry.register(_Snapshot(service))
+        registry.register(DeviceMetrics(service.device))
 
     def count(self, model: str, route: str, code: int) -> None:
         """Count one answered request."""
@@ -106,8 +120,17 @@ class _Snapshot:
         yield _states(self._service.registry.models, workers)
         yield _worker_bytes("memory_predicted_bytes", "Memory that a worker was predicted to need", workers)
         yield _worker_bytes("memory_observed_bytes", "Memory that a worker was seen to need", workers)
-        yield _counter("model_loads", "Loads by outcome", "result", counters.get("model_loads_total"))
-        yield _counter("worker_restarts", "Restarts by cause", "cause", counters.get("worker_restarts_total"))
+        yield _counter(
+            "model_loads", "Loads by outcome", ("model", "result"), counters.get("model_loads_total")
+        )
+        restarts = counters.get("worker_restarts_total")
+        yield _counter("worker_restarts", "Restarts by cause", ("model", "cause"), restarts)
+        decisions = counters.get("admission_decisions_total")
+        yield _counter(
+            "admission_decisions", "Requests admitted and refused", ("result", "reason"), decisions
+        )
+        for name, text in _DURATIONS.items():
+            yield _durations(name, text, counters.get(name))
 
 
 def _gauge(name: str, text: str, labels: list[str]) -> GaugeMetricFamily:
@@ -142,9 +165,17 @@ def _worker_bytes(name: str, text: str, workers: Iterable[Mapping[str, Any]]) ->
 
 
 def _counter(
-    name: str, text: str, label: str, rows: Iterable[Mapping[str, Any]] | None
+    name: str, text: str, labels: tuple[str, str], rows: Iterable[Mapping[str, Any]] | None
 ) -> CounterMetricFamily:
-    counter = CounterMetricFamily(f"jetllm_{name}", text, labels=["model", label])
+    counter = CounterMetricFamily(f"jetllm_{name}", text, labels=labels)
     for row in rows or ():
-        counter.add_metric([row["model"], row[label]], row["value"])
+        counter.add_metric([row[label] for label in labels], row["value"])
     return counter
+
+
+def _durations(name: str, text: str, rows: Iterable[Mapping[str, Any]] | None) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(f"jetllm_{name}", text, labels=["model"])
+    for row in rows or ():
+        buckets = [("+Inf" if bound is None else str(float(bound)), count) for bound, count in row["buckets"]]
+        family.add_metric([row["model"]], buckets, row["sum_s"])
+    return family

@@ -1,25 +1,38 @@
-"""The appliance's own dialect: status, device, models, evidence and the explained choice."""
+"""The appliance's own dialect: status, device, models, jobs, evidence, bench and the explained choice."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from inference.api.body import answer, client_left, read_object
 from inference.api.context import Context
-from inference.api.feed import Cancelled, Tell, feed
+from inference.api.feed import feed, row_of
+from inference.api.native_schema import BenchBody
 from inference.api.schema import BuildBody, LoadBody, PullBody, SelectBody, UnloadBody, read
+from inference.api.work import bench_job, build_job, load_job, pull_job
+from inference.errors import InvalidRequestError
+from inference.jobs import Job
+
+_CANCEL_S = 1.0
+_EVENTS = "text/event-stream"
+_MAX_NAME = 200
 
 
 def native_routes(context: Context) -> Blueprint:
     """Return the routes under ``/jetllm/v1``."""
     routes = Blueprint("native", __name__, url_prefix="/jetllm/v1")
+    _install_views(routes, context)
+    _install_models(routes, context)
+    _install_jobs(routes, context)
+    return routes
+
+
+def _install_views(routes: Blueprint, context: Context) -> None:
     service = context.service
 
     @routes.get("/status")
     def status() -> Response:
-        return answer(service.status())
+        return answer(service.status() | {"jobs": len([j for j in context.jobs.all() if j.ended_s is None])})
 
     @routes.get("/device")
     def device() -> Response:
@@ -32,16 +45,35 @@ def native_routes(context: Context) -> Blueprint:
     @routes.get("/evidence")
     def evidence() -> Response:
         measurements = service.measurements
-        rows = measurements.rows(request.args.get("model"))
+        rows = measurements.rows(_asked("model"))
         return answer({"evidence": rows, "skipped": measurements.skipped()})
 
     @routes.post("/evidence")
     def record_evidence() -> Response:
-        return answer(service.measurements.record(read_object()))
+        record = read_object()
+        return answer(service.measurements.record(record))
+
+    @routes.post("/bench")
+    def bench() -> Response:
+        body = read(BenchBody, read_object())
+        return _told(context, bench_job(context, body), stream=body.stream is not False)
+
+    @routes.post("/select")
+    def select() -> Response:
+        body = read(SelectBody, read_object())
+        with context.permit():
+            selection = service.select(body.to_request(), context_tokens=body.context_tokens)
+            return answer(selection.to_dict())
+
+
+def _install_models(routes: Blueprint, context: Context) -> None:
+    service = context.service
 
     @routes.post("/models/load")
     def load() -> Response:
         body = read(LoadBody, read_object())
+        if body.stream:
+            return _told(context, load_job(context, body))
         left = client_left()
         with context.permit():
             return answer(
@@ -49,6 +81,8 @@ def native_routes(context: Context) -> Blueprint:
                     body.model,
                     variant=body.variant,
                     pin=body.pin,
+                    keep_alive_s=body.keep_alive,
+                    building=lambda _: None,
                     cancelled=lambda: left() or context.stopping.is_set(),
                 )
             )
@@ -62,37 +96,62 @@ def native_routes(context: Context) -> Blueprint:
     @routes.post("/models/<path:name>/pull")
     def pull(name: str) -> Response:
         body = read(PullBody, read_object())
-
-        def work(tell: Tell, cancelled: Cancelled) -> dict[str, str]:
-            with context.permit():
-                pulled = service.pull(name, variant=body.variant, progress=tell, cancelled=cancelled)
-                return {key: pulled[key] for key in ("model", "variant")}
-
-        return feed(context, work)
+        return _told(context, pull_job(context, name, body), stream=body.stream is not False)
 
     @routes.post("/models/<path:name>/build")
     def build(name: str) -> Response:
         body = read(BuildBody, read_object())
+        return _told(context, build_job(context, name, body), stream=body.stream is not False)
 
-        def work(tell: Tell, cancelled: Cancelled) -> dict[str, Any]:
-            with context.permit():
-                built = service.build(
-                    name,
-                    variant=body.variant,
-                    force=bool(body.force),
-                    progress=tell,
-                    cancelled=cancelled,
-                )
-                shown = ("model", "variant", "key", "recipe", "steps", "failures", "text", "parameters_bytes")
-                return {key: built[key] for key in shown}
+    @routes.get("/models/<path:name>")
+    def model(name: str) -> Response:
+        return answer(service.model(name))
 
-        return feed(context, work)
-
-    @routes.post("/select")
-    def select() -> Response:
-        body = read(SelectBody, read_object())
+    @routes.delete("/models/<path:name>")
+    def delete(name: str) -> Response:
         with context.permit():
-            selection = service.select(body.to_request(), context_tokens=body.context_tokens)
-            return answer(selection.to_dict())
+            return answer(service.delete(name, variant=_asked("variant")))
 
-    return routes
+
+def _install_jobs(routes: Blueprint, context: Context) -> None:
+    @routes.get("/jobs")
+    def jobs() -> Response:
+        return answer({"jobs": [row_of(job, g.request_id) for job in context.jobs.all()]})
+
+    @routes.get("/jobs/<job_id>")
+    def job(job_id: str) -> Response:
+        found = context.jobs.get(job_id)
+        wanted = request.accept_mimetypes.best_match(("application/json", _EVENTS))
+        if wanted == _EVENTS:
+            return feed(context, found, started=False)
+        return answer(row_of(found, g.request_id))
+
+    @routes.delete("/jobs/<job_id>")
+    def cancel(job_id: str) -> Response:
+        found = context.jobs.get(job_id)
+        found.asked_to_end.set()
+        with context.permit():
+            found.wait(_CANCEL_S)
+        return answer(row_of(found, g.request_id))
+
+
+def _told(context: Context, begun: tuple[Job, bool], *, stream: bool = True) -> Response:
+    """Answer with the job's events, or, where nobody wants to watch, with the job itself."""
+    job, started = begun
+    if stream:
+        return feed(context, job, started=started)
+    response = answer(row_of(job, g.request_id), 202)
+    response.headers["X-JetLLM-Job"] = job.id
+    return response
+
+
+def _asked(name: str) -> str | None:
+    """Return a value of the query; ``None`` where it is left out or empty.
+
+    Raises:
+        InvalidRequestError: it is too long for a name.
+    """
+    value = request.args.get(name)
+    if value is not None and len(value) > _MAX_NAME:
+        raise InvalidRequestError(f"{name}: expected at most {_MAX_NAME} characters", param=name)
+    return value or None

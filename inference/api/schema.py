@@ -2,107 +2,67 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any, Literal, TypeVar
+import dataclasses
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from inference.api.fields import (
+    MAX_PROMPTS,
+    Bias,
+    ChoiceCount,
+    Grammar,
+    Name,
+    Penalty,
+    Prompt,
+    Prompts,
+    Stop,
+    Strict,
+    TaskName,
+    TokenCount,
+    TokenCountOrNone,
+    TokenId,
+    read,
+)
 from inference.api.json_schema import check_schema
+from inference.api.keep_alive import KeepAlive
+from inference.api.turns import ChatMessage, ToolChoice, Tools, request_tools
 from inference.errors import InvalidRequestError
-from inference.generation import GenerateRequest, Message
+from inference.generation import GenerateRequest
 
-MAX_TOKENS = 1_048_576
-MAX_GRAMMAR_BYTES = 64 * 1024
-_Body = TypeVar("_Body", bound="_Strict")
-
-
-def _text_of(content: Any) -> Any:
-    """Join text parts; a string stays as it is, and what is neither is left to the type check."""
-    if not isinstance(content, list):
-        return content
-    texts = []
-    for part in content:
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise ValueError('expected a string or parts of {"type": "text", "text": "..."}')
-        texts.append(part["text"])
-    return "".join(texts)
-
-
-def _single(prompt: Any) -> Any:
-    if isinstance(prompt, list):
-        if len(prompt) != 1 or not isinstance(prompt[0], str):
-            raise ValueError("expected one string; send one request per prompt")
-        return prompt[0]
-    return prompt
-
-
-def _listed(stop: Any) -> Any:
-    return [stop] if isinstance(stop, str) else stop
-
-
-def _only_one(count: int | None) -> int | None:
-    if count not in (None, 1):
-        raise ValueError("expected 1; send one request per completion")
-    return count
-
-
-def _grammar(text: str) -> str:
-    if len(text.encode()) > MAX_GRAMMAR_BYTES:
-        raise ValueError(f"expected at most {MAX_GRAMMAR_BYTES} bytes of GBNF")
-    return text
-
-
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Content = Annotated[str, BeforeValidator(_text_of)]
-Stop = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=256)]], BeforeValidator(_listed), Field(max_length=16)
+__all__ = [
+    "BuildBody",
+    "ChatBody",
+    "CompletionBody",
+    "LoadBody",
+    "PullBody",
+    "SelectBody",
+    "UnloadBody",
+    "read",
 ]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
-Bias = Annotated[float, Field(ge=-100, le=100)]
-TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,7}$")]
-TaskName = Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
-TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
-TokenCountOrNone = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
-One = Annotated[int | None, AfterValidator(_only_one)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
-
-
-class ChatMessage(_Strict):
-    """One turn; a turn of the assistant may be empty, as clients send back."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content | None = None
-
-    def to_message(self) -> Message:
-        """Return the turn as the engines know it: a developer is a system."""
-        role = "system" if self.role == "developer" else self.role
-        return Message(role, self.content or "")
-
-
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """What a stream carries beside its text."""
 
     include_usage: bool | None = None
 
 
-class NamedSchema(_Strict):
+class NamedSchema(Strict):
     """OpenAI's wrapper around a JSON schema."""
 
     name: str | None = None
     schema_: dict[str, Any] = Field(alias="schema")
 
 
-class ResponseFormat(_Strict):
+class ResponseFormat(Strict):
     """The form that the text must have."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
 
 
-class Sampling(_Strict):
+class Sampling(Strict):
     """The fields that chats and completions share."""
 
     model: Name | None = None
@@ -120,13 +80,15 @@ class Sampling(_Strict):
     logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=1024)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stop | None = None
-    n: One = None
+    n: ChoiceCount | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
-    grammar: Annotated[str, Field(min_length=1), AfterValidator(_grammar)] | None = None
+    grammar: Grammar | None = None
+    context_overflow: Literal["error", "slide"] | None = None
     ignore_eos: bool | None = None
     cache_prompt: bool | None = None
+    keep_alive: KeepAlive = None
 
     @property
     def include_usage(self) -> bool:
@@ -140,6 +102,7 @@ class Sampling(_Strict):
             "variant": self.variant,
             "task": self.task,
             "speed": self.speed,
+            "context_overflow": self.context_overflow,
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -155,6 +118,7 @@ class Sampling(_Strict):
             "grammar": self.grammar,
             "ignore_eos": bool(self.ignore_eos),
             "cache_prompt": self.cache_prompt is not False,
+            "keep_alive_s": self.keep_alive,
         }
 
     def _json_schema(self) -> dict[str, Any] | None:
@@ -182,17 +146,25 @@ class ChatBody(Sampling):
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: list[Any] | None = None
+    tools: Tools | None = None
     functions: list[Any] | None = None
-    tool_choice: Any = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
 
-    def to_request(self) -> GenerateRequest:
-        """Return what is to be generated.
+    def to_requests(self) -> list[GenerateRequest]:
+        """Return what is to be generated, a request for each choice.
 
         Raises:
             InvalidRequestError: fields that contradict each other or are not served.
         """
-        self._check_tools()
+        return _repeated(self.to_request(), self.n or 1)
+
+    def to_request(self) -> GenerateRequest:
+        """Return the request of the first choice; see `to_requests`."""
+        if self.functions and self.tool_choice != "none":
+            raise InvalidRequestError(
+                "functions: the old form of tools is not served", param="functions", hint="send tools"
+            )
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequestError('top_logprobs needs "logprobs": true', param="top_logprobs")
         values = self._shared()
@@ -200,56 +172,74 @@ class ChatBody(Sampling):
         values["messages"] = tuple(message.to_message() for message in self.messages)
         values["logprobs"] = bool(self.logprobs)
         values["top_logprobs"] = self.top_logprobs or 0
+        values["tools"], values["tool_choice"] = request_tools(self.tools, self.tool_choice)
+        constraint = next((name for name in ("grammar", "json_schema") if values[name] is not None), None)
+        if values["tools"] and constraint is not None:
+            name = "grammar" if constraint == "grammar" else "response_format"
+            raise InvalidRequestError(f"{name} and tools both constrain the text; expected one", param=name)
         return GenerateRequest(**values)
-
-    def _check_tools(self) -> None:
-        if self.tool_choice == "none":
-            return
-        asked = next((name for name in ("tools", "functions") if getattr(self, name)), None)
-        if asked is None and self.tool_choice not in (None, "auto"):
-            asked = "tool_choice"
-        if asked is not None:
-            raise InvalidRequestError(
-                f"{asked}: calling tools is not supported yet",
-                param=asked,
-                hint=f'leave out {asked}, or send "tool_choice": "none"',
-            )
 
 
 class CompletionBody(Sampling):
     """The body of ``POST /v1/completions``."""
 
-    prompt: Annotated[str, BeforeValidator(_single), Field(min_length=1)]
+    prompt: Prompts
     max_tokens: TokenCountOrNone | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    best_of: One = None
+    best_of: ChoiceCount | None = None
     echo: bool | None = None
     suffix: str | None = None
 
-    def to_request(self) -> GenerateRequest:
-        """Return what is to be generated.
+    def to_requests(self) -> list[GenerateRequest]:
+        """Return what is to be generated: for each prompt in its order, a request for each choice.
 
         Raises:
             InvalidRequestError: fields that contradict each other or are not served.
         """
+        first, count = self.to_request(), self.n or 1
+        if len(self.prompt) * count > MAX_PROMPTS:
+            raise InvalidRequestError(f"n: expected at most {MAX_PROMPTS} choices in all", param="n")
+        prompts = [dataclasses.replace(first, **_prompt(prompt)) for prompt in self.prompt]
+        return [request for prompt in prompts for request in _repeated(prompt, count)]
+
+    def to_request(self) -> GenerateRequest:
+        """Return the request of the first choice; see `to_requests`."""
         if self.suffix:
             raise InvalidRequestError("suffix is not supported yet", param="suffix", hint="leave out suffix")
-        values = self._shared()
-        values["prompt"] = self.prompt
+        if self.best_of not in (None, self.n or 1):
+            raise InvalidRequestError(
+                f"best_of: expected n, which is {self.n or 1}, found {self.best_of}",
+                param="best_of",
+                hint="every completion is given; leave out best_of",
+            )
+        values = self._shared() | _prompt(self.prompt[0])
         values["logprobs"] = self.logprobs is not None
         values["top_logprobs"] = self.logprobs or 0
         values["echo"] = bool(self.echo)
         return GenerateRequest(**values)
 
 
-class SelectBody(_Strict):
+def _prompt(prompt: str | list[int]) -> dict[str, Any]:
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "prompt_ids": None}
+    return {"prompt": None, "prompt_ids": tuple(prompt)}
+
+
+def _repeated(request: GenerateRequest, count: int) -> list[GenerateRequest]:
+    """Return *request* as often as asked; a seed goes on by one, or all would be the same text."""
+    if request.seed is None:
+        return [request] * count
+    return [dataclasses.replace(request, seed=(request.seed + n) % 2**32) for n in range(count)]
+
+
+class SelectBody(Strict):
     """The body of ``POST /jetllm/v1/select``: a request as far as the choice depends on it."""
 
     model: Name | None = None
     variant: Name | None = None
     task: TaskName | None = None
     speed: Literal["fast", "balanced", "quality"] | None = None
-    prompt: Annotated[str, BeforeValidator(_single)] | None = None
+    prompt: Prompt | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)] | None = None
     context_tokens: TokenCount | None = None
 
@@ -271,61 +261,32 @@ class SelectBody(_Strict):
         )
 
 
-class LoadBody(_Strict):
+class LoadBody(Strict):
     """The body of ``POST /jetllm/v1/models/load``."""
 
     model: Name
     variant: Name | None = None
     pin: bool | None = None
+    keep_alive: KeepAlive = None
+    stream: bool | None = None
 
 
-class UnloadBody(_Strict):
+class UnloadBody(Strict):
     """The body of ``POST /jetllm/v1/models/unload``."""
 
     model: Name
 
 
-class PullBody(_Strict):
-    """The body of ``POST /jetllm/v1/models/<id>/pull``."""
+class PullBody(Strict):
+    """The body of ``POST /jetllm/v1/models/<id>/pull``; with *stream* false the answer is the job."""
 
     variant: Name | None = None
+    stream: bool | None = None
 
 
-class BuildBody(_Strict):
-    """The body of ``POST /jetllm/v1/models/<id>/build``."""
+class BuildBody(Strict):
+    """The body of ``POST /jetllm/v1/models/<id>/build``; with *stream* false the answer is the job."""
 
     variant: Name | None = None
     force: bool | None = None
-
-
-def read(cls: type[_Body], data: dict[str, Any]) -> _Body:
-    """Check *data* against a body's fields.
-
-    Raises:
-        InvalidRequestError: the first field at fault is its *param*; texts are never quoted.
-    """
-    try:
-        return cls.model_validate(data)
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_context=False)[0]
-    param = ".".join(str(part) for part in problem["loc"] if part != "[key]")[:200]
-    wanted = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if problem["type"] == "missing":
-        raise InvalidRequestError(f"{param}: missing", param=param, hint="docs/api.md lists the fields")
-    verb = "" if wanted.startswith("expected") else "expected "
-    raise InvalidRequestError(
-        f"{param}: {verb}{wanted[0].lower()}{wanted[1:]}, found {_found(problem)}",
-        param=param,
-        hint="docs/api.md lists the fields and their bounds",
-    )
-
-
-def _found(problem: Any) -> str:
-    value = problem["input"]
-    if problem["type"] == "literal_error" and isinstance(value, str):
-        return repr(value[:32])
-    if isinstance(value, str):
-        return f"a string of {len(value)} characters"
-    if isinstance(value, (list, dict)):
-        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
-    return json.dumps(value)
+    stream: bool | None = None

@@ -84,6 +84,7 @@ class HttpServer:
         self._closed = True
         self._context.stopping.set()
         self._listener.close_connections()
+        self._context.jobs.close(self._settings.stop_timeout_s)
         ended = self._threads.shutdown(_STOP_S)
         self._listener.close_last(with_trigger=ended)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import codecs
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from json.encoder import encode_basestring
 from typing import Any
 
-from inference.generation import Chunk, FinishReason, Generation, Timings, TokenLogprob, Usage
+from inference.generation import Chunk, FinishReason, Generation, Timings, TokenLogprob, ToolCall, Usage
 
 _UTF8 = codecs.getincrementaldecoder("utf-8")
 _DONE = b"data: [DONE]\n\n"
@@ -60,9 +60,13 @@ def _rate(count: int, seconds: float) -> float | None:
 
 
 class Shape(ABC):
-    """How one generation is told to its client.
+    """How one choice of an answer is told to its client.
 
     The constant part of an event is encoded once; a token then costs one JSON string.
+
+    Args:
+        index: which choice it is.
+        extras: what the body, or the last event of a stream, has besides OpenAI's fields.
     """
 
     body_object: str
@@ -77,6 +81,8 @@ class Shape(ABC):
         fingerprint: str,
         logprobs: bool,
         include_usage: bool,
+        index: int = 0,
+        extras: Mapping[str, Any] | None = None,
     ) -> None:
         self._common = {
             "id": completion_id,
@@ -84,6 +90,8 @@ class Shape(ABC):
             "model": model,
             "system_fingerprint": fingerprint,
         }
+        self._index = index
+        self._extras = dict(extras or {})
         self._logprobs = logprobs
         self._include_usage = include_usage
         head, tail = event(self._chunk([self._text_choice(_SLOT)])).split(json.dumps(_SLOT).encode())
@@ -91,7 +99,7 @@ class Shape(ABC):
 
     @abstractmethod
     def opening(self) -> bytes:
-        """Return what comes before the first text."""
+        """Return what comes before the choice's first text."""
 
     def piece(self, chunk: Chunk) -> bytes:
         """Return the event of one chunk's text."""
@@ -100,30 +108,35 @@ class Shape(ABC):
         return self._head + encode_basestring(chunk.text).encode("utf-8", "replace") + self._tail
 
     def ending(self, chunk: Chunk) -> bytes:
-        """Return the events that end a stream well: the reason, the usage if asked for, [DONE]."""
-        usage = chunk.usage or Usage(0, 0)
-        parts = [
-            event(self._chunk([self._end_choice(chunk.finish_reason)]) | timings_of(chunk.timings, usage))
-        ]
-        if self._include_usage:
-            parts.append(event(self._chunk([]) | {"usage": usage_of(usage)}))
-        return b"".join([*parts, _DONE])
+        """Return the event that ends the choice: the calls of tools, if any, and the reason."""
+        timings = timings_of(chunk.timings, chunk.usage or Usage(0, 0))
+        end = self._chunk([self._end_choice(chunk.finish_reason)]) | timings | self._extras
+        return self._calls(chunk.tool_calls) + event(end)
 
-    def body(self, generation: Generation) -> bytes:
-        """Return the body of an answer that is not streamed."""
-        choice = {
-            "index": 0,
-            **self._whole(generation.text),
+    def closing(self, usage: Usage) -> bytes:
+        """Return the events that end a stream well: the usage of all choices if asked for, then [DONE]."""
+        counts = event(self._chunk([]) | {"usage": usage_of(usage)}) if self._include_usage else b""
+        return counts + _DONE
+
+    def choice(self, generation: Generation) -> dict[str, Any]:
+        """Return the whole choice, for an answer that is not streamed."""
+        return {
+            "index": self._index,
+            **self._whole(generation),
             **self._logprobs_of(generation.logprobs),
             "finish_reason": generation.finish_reason.value,
         }
+
+    def body(self, choices: list[dict[str, Any]], usage: Usage, timings: Timings | None) -> bytes:
+        """Return the body of an answer that is not streamed."""
         return to_bytes(
             {
                 "object": self.body_object,
                 **self._common,
-                "choices": [choice],
-                "usage": usage_of(generation.usage),
-                **timings_of(generation.timings, generation.usage),
+                "choices": choices,
+                "usage": usage_of(usage),
+                **timings_of(timings, usage),
+                **self._extras,
             }
         )
 
@@ -132,8 +145,12 @@ class Shape(ABC):
         """Return a choice's part with *text*, or with none at the end."""
 
     @abstractmethod
-    def _whole(self, text: str) -> dict[str, Any]:
+    def _whole(self, generation: Generation) -> dict[str, Any]:
         """Return a choice's part with the whole text."""
+
+    def _calls(self, calls: Sequence[ToolCall]) -> bytes:
+        """Return the event with the calls of tools; nothing where there are none."""
+        return b""
 
     @abstractmethod
     def _logprobs_value(self, items: Iterable[TokenLogprob]) -> dict[str, Any]:
@@ -143,11 +160,11 @@ class Shape(ABC):
         return {"logprobs": self._logprobs_value(items) if self._logprobs else None}
 
     def _text_choice(self, text: str) -> dict[str, Any]:
-        return {"index": 0, **self._delta(text), "logprobs": None, "finish_reason": None}
+        return {"index": self._index, **self._delta(text), "logprobs": None, "finish_reason": None}
 
     def _end_choice(self, reason: FinishReason | None) -> dict[str, Any]:
         value = None if reason is None else reason.value
-        return {"index": 0, **self._delta(None), "logprobs": None, "finish_reason": value}
+        return {"index": self._index, **self._delta(None), "logprobs": None, "finish_reason": value}
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         usage = {"usage": None} if self._include_usage else {}
@@ -168,8 +185,17 @@ class ChatShape(Shape):
     def _delta(self, text: str | None) -> dict[str, Any]:
         return {"delta": {} if text is None else {"content": text}}
 
-    def _whole(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+    def _whole(self, generation: Generation) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": generation.text, "refusal": None}
+        if generation.tool_calls:
+            message |= {"content": generation.text or None, "tool_calls": _calls_of(generation.tool_calls)}
+        return {"message": message}
+
+    def _calls(self, calls: Sequence[ToolCall]) -> bytes:
+        if not calls:
+            return b""
+        listed = [{"index": at, **call} for at, call in enumerate(_calls_of(calls))]
+        return event(self._chunk([self._text_choice("") | {"delta": {"tool_calls": listed}}]))
 
     def _logprobs_value(self, items: Iterable[TokenLogprob]) -> dict[str, Any]:
         content = [{**_token(item), "top_logprobs": [_token(other) for other in item.top]} for item in items]
@@ -194,8 +220,8 @@ class CompletionShape(Shape):
     def _delta(self, text: str | None) -> dict[str, Any]:
         return {"text": text or ""}
 
-    def _whole(self, text: str) -> dict[str, Any]:
-        return {"text": text}
+    def _whole(self, generation: Generation) -> dict[str, Any]:
+        return {"text": generation.text}
 
     def _logprobs_value(self, items: Iterable[TokenLogprob]) -> dict[str, Any]:
         offsets, tokens = [], list(items)
@@ -214,6 +240,13 @@ class CompletionShape(Shape):
         if item.token_bytes is None:
             return len(item.token)
         return len(self._characters.decode(bytes(item.token_bytes)))
+
+
+def _calls_of(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    return [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in calls
+    ]
 
 
 def _alternatives(item: TokenLogprob) -> dict[str, float | None] | None:

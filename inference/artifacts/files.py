@@ -106,7 +106,11 @@ def blocks(path: Path) -> Iterator[bytes]:
             yield block
 
 
-def sha256_of(path: Path, advance: Callable[[int], None] = lambda count: None) -> str:
+Advance = Callable[[int], None]
+"""Gets the bytes of each block that was read."""
+
+
+def sha256_of(path: Path, advance: Advance = lambda count: None) -> str:
     """Return the SHA-256 of a file; *advance* gets the bytes of each block read."""
     digest = hashlib.sha256()
     for block in blocks(path):

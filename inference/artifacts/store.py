@@ -2,7 +2,7 @@
 
 Layout::
 
-    blobs/sha256-<hex>             files of known content
+    blobs/sha256-<hex>             files of known content, and directories of such
     hub/<owner>--<repo>/           pinned.json: the commit that a source without a revision means
       <commit>/                    a snapshot; <commit>-<hex>/ where only certain files are taken
       <commit>.json                the SHA-256 and size of every file of the snapshot, of its first pull
@@ -33,14 +33,15 @@ from typing import Any
 from inference.artifacts import files
 from inference.artifacts.holdings import BUILDS, REMOVED, USED, Hold, Holding, Room, hold, unit_of
 from inference.errors import CancelledError
-from inference.registry.spec import (
+from inference.registry.sources import (
     FileSource,
     HubSource,
+    PackageDirectory,
     PackageSource,
     UrlSource,
-    Variant,
     is_weights_file,
 )
+from inference.registry.spec import Variant
 
 WHEELS = "wheels"
 PARTIAL = "partial"
@@ -85,6 +86,9 @@ class Store:
         source = variant.source
         if isinstance(source, PackageSource | UrlSource):
             return _of_size(self.blob_path(source), source.bytes)
+        if isinstance(source, PackageDirectory):
+            root = self.blob_path(source)
+            return root if all(_of_size(root / file.name, file.bytes) for file in source.files) else None
         if isinstance(source, FileSource):
             return self._user_file(source)
         return self._snapshot(variant) if isinstance(source, HubSource) else None
@@ -105,7 +109,8 @@ class Store:
         """
         if isinstance(variant.source, PackageSource | FileSource | UrlSource):
             return variant.source.sha256
-        declared = {file.name: {"sha256": file.sha256} for file in variant.files}
+        listed = variant.source.files if isinstance(variant.source, PackageDirectory) else variant.files
+        declared = {file.name: {"sha256": file.sha256} for file in listed}
         record = self.snapshot_record(variant) or declared
         hashes = {name: each["sha256"] for name, each in record.items() if is_weights_file(name)}
         if len(hashes) <= 1 or None in hashes.values():
@@ -113,8 +118,8 @@ class Store:
         lines = (f"{hashes[name]}  {name}\n" for name in sorted(hashes))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-    def blob_path(self, source: PackageSource | UrlSource) -> Path:
-        """Return where the file of a source with a known hash is or will be."""
+    def blob_path(self, source: PackageSource | PackageDirectory | UrlSource) -> Path:
+        """Return where what a source with a known hash has is or will be: a file, or a directory."""
         return self._blobs / f"sha256-{source.sha256}"
 
     def snapshot_path(self, variant: Variant, revision: str) -> Path:
@@ -130,6 +135,20 @@ class Store:
             return None
         revision = self.pinned_revision(variant.source)
         return self.snapshot_path(variant, revision) if revision else None
+
+    def places_of(self, variant: Variant) -> list[Path]:
+        """Return what is there for *variant*: its weights, parts of them, and what of it was put aside."""
+        source = variant.source
+        if isinstance(source, FileSource) or source is None:
+            return []
+        if isinstance(source, HubSource):
+            target, key = self.snapshot_of(variant), f"hub-{source.repo.replace('/', '--')}"
+        else:
+            target = self.blob_path(source)
+            key = target.name
+        aside = [] if target is None else [target, self._quarantined / target.name]
+        reasons = [_reason_path(path) for path in aside[1:]]
+        return [path for path in (*aside, *reasons, self.staging / key) if path.exists()]
 
     def snapshot_record(self, variant: Variant) -> dict[str, dict[str, Any]]:
         """Return the SHA-256 and size of each file of a hub variant, recorded when it was first pulled."""
@@ -152,13 +171,16 @@ class Store:
         """Record which commit a hub source without a revision means on this machine."""
         self._write_record(self._pin(source), {"revision": revision})
 
-    def is_intact(self, path: Path, variant: Variant) -> bool:
+    def is_intact(self, path: Path, variant: Variant, advance: files.Advance = lambda count: None) -> bool:
         """Read the weights and tell whether they still have the SHA-256 declared or recorded."""
         if snapshot := self.snapshot_of(variant):
             recorded = self.snapshot_record(variant).items()
-            return all(files.sha256_of(snapshot / name) == each["sha256"] for name, each in recorded)
+            return all(files.sha256_of(snapshot / name, advance) == each["sha256"] for name, each in recorded)
+        if isinstance(variant.source, PackageDirectory):
+            listed = variant.source.files
+            return all(files.sha256_of(path / each.name, advance) == each.sha256 for each in listed)
         declared = None if isinstance(variant.source, HubSource | None) else variant.source.sha256
-        return declared is None or files.sha256_of(path) == declared
+        return declared is None or files.sha256_of(path, advance) == declared
 
     def record_verified(self, path: Path, sha256: str) -> None:
         """Remember that a user's file had that SHA-256, until it changes."""
@@ -192,7 +214,7 @@ class Store:
         if isinstance(source, FileSource):
             return self._user_file_reason(Path(source.path).expanduser())
         name = None
-        if isinstance(source, PackageSource | UrlSource):
+        if isinstance(source, PackageSource | PackageDirectory | UrlSource):
             name = self.blob_path(source).name
         if snapshot := self.snapshot_of(variant):
             name = snapshot.name

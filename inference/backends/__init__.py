@@ -17,7 +17,7 @@ import pkgutil
 import queue
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -26,7 +26,7 @@ from inference.errors import NoUsableBackendError
 from inference.generation import Chunk, GenerateRequest
 
 Capability = Literal[
-    "chat", "completion", "logprobs", "score", "json_schema", "grammar", "seed", "embed", "tokenize"
+    "chat", "completion", "logprobs", "score", "json_schema", "grammar", "seed", "embed", "tokenize", "tools"
 ]
 
 _MODULE_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -46,6 +46,7 @@ class LoadOptions:
         device: the engine's own name of a device ("cuda:0"); ``None`` leaves the choice to it.
         memory_bytes: what was reserved for it in the ledger; an engine that allocates up front keeps within.
         runtime_dir: a private directory (0700) for sockets and temporaries.
+        embeds: whether it is to make vectors of texts, and no texts.
     """
 
     weights: Path
@@ -57,6 +58,7 @@ class LoadOptions:
     runtime_dir: Path
     device: str | None = None
     memory_bytes: int | None = None
+    embeds: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form that `from_dict` reads back."""
@@ -111,8 +113,27 @@ class BackendProtocol(Protocol):
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of *text* as it stands, without added special tokens."""
 
-    def count_tokens(self, text: str) -> int:
-        """Return how many tokens `tokenize` makes of *text*."""
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids; what is no whole character becomes U+FFFD."""
+
+    def prompt_tokens(self, request: GenerateRequest) -> list[int]:
+        """Return the ids that the model would read of *request*, its chat template and all.
+
+        Raises:
+            InvalidRequestError: the request asks for what this backend cannot do.
+        """
+
+    def embed(
+        self, inputs: Sequence[str | Sequence[int]], cancelled: Callable[[], bool]
+    ) -> tuple[list[list[float]], int]:
+        """Return a vector of unit length for each input, and how many tokens were read.
+
+        Only a backend with the capability "embed" is asked; one that was loaded to embed has neither
+        "chat" nor "completion". Token lists get what the model puts around a text, as texts do.
+
+        Raises:
+            ContextLengthExceededError: an input is longer than the context.
+        """
 
     def close(self) -> None:
         """Stop what runs and release the weights; a second call does nothing."""
@@ -190,6 +211,11 @@ def engine_version(name: str) -> str:
     what is equal ran the same engine.
     """
     return ", ".join(map(_versioned, _requires(name))) or name
+
+
+def packages_of(name: str) -> tuple[str, ...]:
+    """Return the packages that a backend's engine needs; none for one that needs none."""
+    return _requires(name)
 
 
 def _versioned(package: str) -> str:

@@ -29,9 +29,13 @@ def find_checkpoint(weights: Path) -> dict[str, str]:
     raise LoadFailedError(f"{weights.name}: expected a GGUF file or a directory with *.safetensors")
 
 
-def check_complete(report: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that lacks weights, which the library would fill with random numbers."""
-    wrong = sorted(str(key) for name in ("missing_keys", "mismatched_keys") for key in report.get(name) or ())
+def check_complete(report: Mapping[str, Any], *, unused: str = "") -> None:
+    """Refuse a checkpoint that lacks weights, which the library would fill with random numbers.
+
+    Nothing is computed with those whose names begin with *unused*.
+    """
+    named = (str(key) for name in ("missing_keys", "mismatched_keys") for key in report.get(name) or ())
+    wrong = sorted(key for key in named if not (unused and key.startswith(unused)))
     if wrong:
         raise LoadFailedError(
             f"the checkpoint lacks {len(wrong)} weights of its model, {wrong[0]} among them",

@@ -11,11 +11,12 @@ step, which takes SmolLM2 as long as to compute it, and llguidance loses its way
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from inference.backends._echo import Cut, Echo
-from inference.errors import InternalError
+from inference.backends._text import INCOMPLETE
+from inference.errors import InternalError, InvalidRequestError
 from inference.generation import Chunk, TokenLogprob
 
 _LIKELIEST = 256
@@ -40,6 +41,36 @@ def read_prompt(ask: Ask, text: str) -> Cut:
     if b"".join(pieces) == b" " + text.encode():  # SentencePiece writes a space before every text
         pieces[first] = pieces[first][1:]
     return Cut(ids, tuple(pieces))
+
+
+def read_ids(ask: Ask, ids: Sequence[int]) -> Cut:
+    """Find the bytes of each token of a prompt that came as tokens.
+
+    Raises:
+        InvalidRequestError: they are not cut as the model cuts a text, and one is a part of a character.
+    """
+    for text in _texts(ask, ids):
+        cut = read_prompt(ask, text)
+        for start in range(len(cut.ids) - len(ids) + 1):
+            if cut.ids[start : start + len(ids)] == tuple(ids):
+                return Cut(tuple(ids), cut.pieces[start : start + len(ids)])
+    pieces = [ask("/detokenize", {"tokens": [token]})["content"] for token in ids]
+    if any(INCOMPLETE in piece for piece in pieces):
+        raise InvalidRequestError(
+            "prompt: these tokens are parts of characters, and not those that the model makes of their text",
+            hint="send the text, or leave out echo",
+            param="prompt",
+        )
+    return Cut(tuple(ids), tuple(piece.encode() for piece in pieces))
+
+
+def _texts(ask: Ask, ids: Sequence[int]) -> Iterator[str]:
+    """Yield what *ids* may have been made of: a begin-of-text token and a first space may be added ones."""
+    for start in (0, 1):
+        text = str(ask("/detokenize", {"tokens": list(ids[start:])})["content"])
+        yield text
+        if text.startswith(" "):
+            yield text[1:]
 
 
 def _bytes(piece: str | list[int]) -> bytes:

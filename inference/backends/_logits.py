@@ -51,11 +51,11 @@ def echoed(
 
     It is read in steps; between two of them a look is taken at *halted*, which ends this early.
     """
-    prompt = request.prompt or ""
+    ids = inputs[0].tolist()
+    prompt = (request.prompt or "") if request.prompt_ids is None else tokenizer.decode(ids)
     if not request.logprobs:
         yield Chunk(prompt)
         return
-    ids = inputs[0].tolist()
     echo = Echo(Cut(tuple(ids), _pieces(tokenizer, ids, prompt)))
     yield echo.tell(None)
     cache = None

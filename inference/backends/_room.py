@@ -19,3 +19,19 @@ def check_room(prompt_tokens: int, context_tokens: int, param: str) -> None:
         param=param,
         details={"prompt_tokens": prompt_tokens, "context_tokens": context_tokens},
     )
+
+
+def check_input(number: int, tokens: int, context_tokens: int) -> None:
+    """Refuse an input that is longer than the context; the first has the number 0.
+
+    Raises:
+        ContextLengthExceededError: it names both counts.
+    """
+    if tokens <= context_tokens:
+        return
+    raise ContextLengthExceededError(
+        f"input {number} has {tokens} tokens; an input may have {context_tokens}",
+        hint="cut it into shorter texts, and send them as a list",
+        param="input",
+        details={"prompt_tokens": tokens, "context_tokens": context_tokens},
+    )

@@ -20,22 +20,26 @@ What its users learned (measured, November 2026) and where it is answered here:
 from __future__ import annotations
 
 import functools
-import http.client
-import json
 import os
 import secrets
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from inference.backends import Capability, LoadOptions, iterate
 from inference.backends._echo import after_echo, ending
-from inference.backends._llamacpp_score import Scorer, logprob_of, read_prompt
+from inference.backends._llamacpp_embed import embed, is_pooled
+from inference.backends._llamacpp_request import body_of
+from inference.backends._llamacpp_score import Scorer, logprob_of, read_ids, read_prompt
+from inference.backends._llamacpp_socket import EngineSocket
+from inference.backends._llamacpp_tokens import Tokens
+from inference.backends._llamacpp_tools import ALIVE, Calls, constrained, in_silence, renders_tools
 from inference.backends._room import check_room
 from inference.backends._text import HeldText
+from inference.backends._tokens import check_prompt_ids
 from inference.errors import (
     ContextLengthExceededError,
     InternalError,
@@ -50,18 +54,6 @@ from inference.generation import Chunk, FinishReason, GenerateRequest, Timings, 
 REQUIRES = ("xllamacpp",)
 _MIB = 2**20
 _TURN_POLL_S = 0.1
-
-_SAMPLING = {
-    "max_tokens": "max_tokens",
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "frequency_penalty": "frequency_penalty",
-    "presence_penalty": "presence_penalty",
-    "repetition_penalty": "repeat_penalty",
-    "seed": "seed",
-}
 
 
 class Backend:
@@ -81,13 +73,15 @@ class Backend:
         self._compiled = functools.lru_cache(maxsize=256)(self._compiles)
         self._key = secrets.token_hex(16)
         self._socket_path = options.runtime_dir / "engine.sock"
-        self._socket_path.unlink(missing_ok=True)
-        try:
-            self._server = xllamacpp.Server(self._params(xllamacpp, options))
-        except RuntimeError:
-            # Its text is always "Failed to init server"; the daemon adds the reason from stderr.
-            raise LoadFailedError(f"llama.cpp could not load {options.weights.name}") from None
-        self._first_token()
+        self._ask = EngineSocket(self._socket_path, self._key, _error).ask
+        self._server = self._opened(xllamacpp, self._params(xllamacpp, options))
+        self._tokens = Tokens(self._ask)
+        if options.embeds:
+            self._prepare_to_embed(xllamacpp, options)
+        else:
+            self._first_token()
+            if renders_tools(self._ask):
+                self.capabilities |= {"tools"}
 
     def _params(self, xllamacpp: Any, options: LoadOptions) -> Any:
         params = xllamacpp.CommonParams()
@@ -95,6 +89,13 @@ class Backend:
         params.n_parallel = options.slots
         params.n_ctx = options.slots * options.context_tokens
         params.n_batch = params.n_ubatch = options.prefill_batch_tokens
+        if options.embeds:
+            params.embedding = True
+            # With a cache for each slot, inputs of different lengths are cut within a batch, and the mean
+            # is that of the last cut alone: 0.4 off in a vector of length 1 (November 2026).
+            params.kv_unified = True
+            # Each input is computed at once: its tokens see each other, the later ones too.
+            params.n_batch = params.n_ubatch = max(options.prefill_batch_tokens, options.context_tokens)
         params.cache_ram_mib = options.prompt_cache_bytes // _MIB
         # Each checkpoint of a sliding-window cache is memory that nobody counts: Gemma 3 270M grew by
         # 190 MiB over 14 turns with the default of 32.
@@ -112,6 +113,26 @@ class Backend:
         params.api_keys = [self._key]
         return params
 
+    def _opened(self, xllamacpp: Any, params: Any) -> Any:
+        self._socket_path.unlink(missing_ok=True)
+        try:
+            return xllamacpp.Server(params)
+        except RuntimeError:
+            # Its text is always "Failed to init server"; the daemon adds the reason from stderr.
+            raise LoadFailedError(f"llama.cpp could not load {Path(params.model.path).name}") from None
+
+    def _prepare_to_embed(self, xllamacpp: Any, options: LoadOptions) -> None:
+        """Make the first vector; of a file that says nothing of pooling, vectors are means."""
+        self.capabilities = frozenset({"embed", "tokenize"})
+        if is_pooled(self._ask):
+            return
+        del self._server
+        params = self._params(xllamacpp, options)
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        self._server = self._opened(xllamacpp, params)
+        if not is_pooled(self._ask):
+            raise LoadFailedError(f"{options.weights.name}: llama.cpp makes no vectors of texts with it")
+
     def _first_token(self) -> None:
         answer = self._server.handle_completions({"prompt": " ", "max_tokens": 1})
         if "error" in answer:
@@ -125,7 +146,13 @@ class Backend:
         self, request: GenerateRequest, cancelled: Callable[[], bool], emit: Callable[[Chunk], None]
     ) -> None:
         """Give each chunk to *emit* on the engine's own call; see `inference.backends.PushBackend`."""
-        body = _body(request, self._grammar(request))
+        check_prompt_ids(request.prompt_ids, self._tokens.size)
+        if request.tools and request.tool_choice not in (None, "auto", "none"):
+            request, emit = constrained(request), in_silence(emit)
+        body = body_of(request, self._grammar(request))
+        if body.get("tool_choice") == "auto":
+            self._run(body, _CallRelay(cancelled, emit, request.stop))
+            return
         if not request.echo:
             self._run(body, _Relay(cancelled, emit, request.stop))
             return
@@ -146,10 +173,11 @@ class Backend:
         self, request: GenerateRequest, cancelled: Callable[[], bool], emit: Callable[[Chunk], None]
     ) -> int | None:
         """Emit the prompt, scored if that was asked for; return its tokens, None if the caller has left."""
-        prompt = read_prompt(self._ask, request.prompt or "")
+        ids = request.prompt_ids
+        prompt = read_prompt(self._ask, request.prompt or "") if ids is None else read_ids(self._ask, ids)
         check_room(len(prompt.ids), self.context_tokens, "prompt")
         if not request.logprobs:
-            emit(Chunk(request.prompt or ""))
+            emit(Chunk(request.prompt or b"".join(prompt.pieces).decode("utf-8", "replace")))
             return len(prompt.ids)
 
         def send(body: Mapping[str, Any], read: Callable[[Mapping[str, Any]], None]) -> bool:
@@ -194,7 +222,7 @@ class Backend:
             raise InvalidSchemaError(
                 "the engine cannot enforce this JSON schema",
                 hint="use type, properties, required, items, enum, pattern and local $ref only",
-                param="response_format",
+                param="tools" if request.tools else "response_format",
             )
         return grammar
 
@@ -207,24 +235,21 @@ class Backend:
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of *text*, without added special tokens."""
-        tokens: list[int] = self._ask("/tokenize", {"content": text, "add_special": False})["tokens"]
-        return tokens
+        return self._tokens.of(text)
 
-    def count_tokens(self, text: str) -> int:
-        """Return how many tokens *text* has."""
-        return len(self.tokenize(text))
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids."""
+        return self._tokens.text(ids)
 
-    def _ask(self, path: str, body: Mapping[str, Any]) -> Any:
-        connection = _UnixConnection(self._socket_path)
-        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
-        try:
-            connection.request("POST", path, json.dumps(body), headers)
-            answer = json.loads(connection.getresponse().read())
-        finally:
-            connection.close()
-        if "error" in answer:
-            raise _error(answer["error"])
-        return answer
+    def prompt_tokens(self, request: GenerateRequest) -> list[int]:
+        """Return the ids that the model reads of *request*."""
+        return self._tokens.of_request(request, body_of(request, None))
+
+    def embed(
+        self, inputs: Sequence[str | Sequence[int]], cancelled: Callable[[], bool]
+    ) -> tuple[list[list[float]], int]:
+        """Return a vector for each input; see `inference.backends.BackendProtocol`."""
+        return embed(self._server, self._tokens, self.context_tokens, inputs, cancelled)
 
     def close(self) -> None:
         """Stop the server; the heap comes back whole only when the process ends."""
@@ -251,20 +276,6 @@ def _import_engine() -> Any:
             hint="sudo apt-get install libgomp1",
         ) from None
     return xllamacpp
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over the engine's private socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=30)
-        self._path = path
-
-    def connect(self) -> None:
-        """Connect to the socket's path instead of a host."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
 
 
 class _Relay:
@@ -325,42 +336,26 @@ class _Relay:
         )
 
 
+class _CallRelay(_Relay):
+    """A relay that also reads calls of tools; they come whole with the last chunk."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._calls = Calls()
+
+    def _translate(self, raw: Mapping[str, Any]) -> Any:
+        calling = self._calls.read(raw)
+        chunk = super()._translate(raw)
+        if chunk is None:
+            return ALIVE if calling else None
+        return chunk if chunk.finish_reason is None else replace(chunk, tool_calls=self._calls.whole())
+
+
 class _RawRelay(_Relay):
     """A relay that gives on what llama.cpp says as it is."""
 
     def _translate(self, raw: Mapping[str, Any]) -> Any:
         return raw
-
-
-def _body(request: GenerateRequest, grammar: str | None) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "return_progress": True,
-        "cache_prompt": request.cache_prompt,
-    }
-    for ours, theirs in _SAMPLING.items():
-        value = getattr(request, ours)
-        if value is not None:
-            body[theirs] = value
-    if grammar is not None:
-        body["grammar"] = grammar
-    if request.stop:
-        body["timings_per_token"] = True  # they count the tokens of a text that ends at a stop string
-    if request.logit_bias:
-        body["logit_bias"] = [[token, bias] for token, bias in request.logit_bias.items()]
-    if request.ignore_eos:
-        body["ignore_eos"] = True
-    if request.messages is not None:
-        body["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
-        if request.logprobs:
-            # With 0 alternatives llama.cpp leaves out the token's own probability too.
-            body |= {"logprobs": True, "top_logprobs": max(1, request.top_logprobs)}
-    else:
-        body["prompt"] = request.prompt or ""
-        if request.logprobs:
-            body["logprobs"] = max(1, request.top_logprobs)
-    return body
 
 
 def _logprobs(choice: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:

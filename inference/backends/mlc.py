@@ -31,7 +31,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,8 +58,10 @@ from inference.backends._mlc_request import (
     text_of,
     usage_of,
 )
+from inference.backends._mlc_task import Pulse, Task
 from inference.backends._mlc_template import find_template
-from inference.errors import InternalError, JetLLMError, LoadFailedError
+from inference.backends._tokens import check_ids, check_prompt_ids
+from inference.errors import InternalError, JetLLMError, LoadFailedError, UnsupportedParameterError
 from inference.generation import Chunk, FinishReason, GenerateRequest, Timings
 
 REQUIRES = ("mlc_llm",)
@@ -80,6 +82,8 @@ class Backend:
     )
 
     def __init__(self, options: LoadOptions) -> None:
+        if options.embeds:
+            raise LoadFailedError(f"{options.weights.name}: the mlc backend makes no embeddings")
         self._model = open_model(options.weights, options.runtime_dir)
         try:
             self._template = find_template(self._model.directory)
@@ -91,7 +95,7 @@ class Backend:
         self.engine = f"MLC-LLM (mlc_llm {api.version})"
         self._closing = threading.Event()
         self._live = 0
-        self._reading: dict[_Task, int] = {}
+        self._reading: dict[Task, int] = {}
         device = options.device or default_device(Path("/dev"))
         config = _engine_config(api, self._model, options, device)
         self._has_prefix_cache = config.prefix_cache_mode == "radix"
@@ -143,12 +147,12 @@ class Backend:
             raise InternalError("the backend is closed")
         check_request(request, self._model.vocabulary_tokens)
         call, prompt_tokens = self._call(request)
-        answer, pulse = _Answer(emit), _Pulse()
+        answer, pulse = _Answer(emit), Pulse()
 
         def halted() -> bool:
             return cancelled() or self._closing.is_set()
 
-        task = _Task(self._event_loop, lambda: self._follow(request, call, halted, answer))
+        task = Task(self._event_loop, lambda: self._follow(request, call, halted, answer))
         self._reading[task] = prompt_tokens
         try:
             self._attend(task, halted, lambda: self._tell(answer, pulse, prompt_tokens, emit))
@@ -158,7 +162,7 @@ class Backend:
             param = "prompt" if request.messages is None else "messages"
             raise refusal(task.error, param) from task.error
 
-    def _attend(self, task: _Task, halted: Callable[[], bool], tell: Callable[[], None]) -> None:
+    def _attend(self, task: Task, halted: Callable[[], bool], tell: Callable[[], None]) -> None:
         """Return when *task* has ended, or was cancelled because *halted* became true."""
         while not task.ended.wait(_POLL_S):
             if halted():
@@ -167,9 +171,7 @@ class Backend:
                 return
             tell()
 
-    def _tell(
-        self, answer: _Answer, pulse: _Pulse, prompt_tokens: int, emit: Callable[[Chunk], None]
-    ) -> None:
+    def _tell(self, answer: _Answer, pulse: Pulse, prompt_tokens: int, emit: Callable[[Chunk], None]) -> None:
         """Prove life while prompts are read; after a second per token of them nobody believes it."""
         if not answer.begun and pulse.due(sum(list(self._reading.values())) / _LEAST_TOKENS_PER_S):
             emit(Chunk(prefill=(0, prompt_tokens)))
@@ -182,22 +184,31 @@ class Backend:
             check_roles(request.messages, (self._model.config.get("conv_template") or {}).get("roles") or {})
             turns = [{"role": message.role, "content": message.content} for message in request.messages]
             values = arguments(request, request_id, request.max_tokens, chat=True)
-            tokens = sum(self.count_tokens(message.content) for message in request.messages)
+            tokens = sum(len(self.tokenize(message.content)) for message in request.messages)
             return lambda: engine.chat.completions.create(messages=turns, **values), tokens
-        prompt = self._prompt_tokens(request)
+        prompt = self.prompt_tokens(request)
+        param = "prompt" if request.messages is None else "messages"
+        check_prompt(prompt, self._model.vocabulary_tokens, self.context_tokens, param)
         room = self.context_tokens - len(prompt)
         # Without a limit the engine would go on to the end of its own context, which may be longer.
         limit = room if request.max_tokens is None else min(request.max_tokens, room)
         values = arguments(request, request_id, limit, chat=False)
         return lambda: engine.completions.create(prompt=prompt, **values), len(prompt)
 
-    def _prompt_tokens(self, request: GenerateRequest) -> list[int]:
-        if request.messages is not None and self._template is not None:
-            param, tokens = "messages", self.tokenize(self._template.render(request.messages))
-        else:
-            param, tokens = "prompt", self._with_prefix(self.tokenize(request.prompt or ""))
-        check_prompt(tokens, self._model.vocabulary_tokens, self.context_tokens, param)
-        return tokens
+    def prompt_tokens(self, request: GenerateRequest) -> list[int]:
+        """Return the ids that the model reads of *request*, where it is not mlc_llm that renders it."""
+        if request.messages is not None and self._template is None:
+            raise UnsupportedParameterError(
+                "messages: mlc_llm renders the chats of this model itself and does not tell their tokens",
+                hint="count the text of each message, or pull a checkpoint that has its chat template",
+                param="messages",
+            )
+        if self._template is not None and request.messages is not None:
+            return self.tokenize(self._template.render(request.messages))
+        if request.prompt_ids is not None:
+            check_prompt_ids(request.prompt_ids, self._model.vocabulary_tokens)
+            return list(request.prompt_ids)
+        return self._with_prefix(self.tokenize(request.prompt or ""))
 
     def _with_prefix(self, tokens: list[int]) -> list[int]:
         """Return a raw prompt behind the begin-of-text tokens, which mlc_llm's tokenizer never adds."""
@@ -234,9 +245,16 @@ class Backend:
         """Return the token ids of *text* as it stands."""
         return [int(token) for token in self._engine.tokenizer.encode(text)]
 
-    def count_tokens(self, text: str) -> int:
-        """Return how many tokens `tokenize` makes of *text*."""
-        return len(self.tokenize(text))
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids."""
+        known = check_ids(ids, self._model.vocabulary_tokens, "tokens")
+        return str(self._engine.tokenizer.decode(known)) if known else ""
+
+    def embed(
+        self, inputs: Sequence[str | Sequence[int]], cancelled: Callable[[], bool]
+    ) -> tuple[list[list[float]], int]:
+        """Refuse: no published image has an mlc_llm that makes embeddings."""
+        raise UnsupportedParameterError("input: the mlc backend makes no embeddings", param="input")
 
     def close(self) -> None:
         """Stop what runs and give back what can be; the rest comes back when the process ends."""
@@ -312,28 +330,6 @@ def _at_most(wanted: int, limit: Any) -> int:
     return min(wanted, limit) if isinstance(limit, int) and limit > 0 else wanted
 
 
-class _Task:
-    """A coroutine on the event loop, seen from another thread."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Any]) -> None:
-        self.ended = threading.Event()
-        self.error: BaseException | None = None
-        self._loop = loop
-        loop.call_soon_threadsafe(self._begin, work)
-
-    def cancel(self) -> None:
-        """Cancel it; in order behind its beginning, so that it is always known."""
-        self._loop.call_soon_threadsafe(lambda: self._task.cancel())
-
-    def _begin(self, work: Callable[[], Any]) -> None:
-        self._task = self._loop.create_task(work())
-        self._task.add_done_callback(self._end)
-
-    def _end(self, task: asyncio.Task[None]) -> None:
-        self.error = None if task.cancelled() else task.exception()
-        self.ended.set()
-
-
 class _Answer:
     """What a stream has brought so far; times are of this process's clock."""
 
@@ -361,23 +357,6 @@ class _Answer:
         self._last_s = time.perf_counter()
         if not self.begun:
             self._first_s, self.begun = self._last_s, True
-
-
-class _Pulse:
-    """Says once a second whether the process has worked; the engine itself says nothing."""
-
-    def __init__(self) -> None:
-        self._started_s = self._said_s = time.monotonic()
-        self._cpu_s = time.process_time()
-
-    def due(self, limit_s: float) -> bool:
-        """Whether a second has gone, most of it with work, and not *limit_s* in all."""
-        now_s, cpu_s = time.monotonic(), time.process_time()
-        if now_s - self._said_s < 1.0:
-            return False
-        worked = cpu_s - self._cpu_s > 0.05  # to look on costs a tenth of it
-        self._said_s, self._cpu_s = now_s, cpu_s
-        return worked and now_s - self._started_s < limit_s
 
 
 def _this_task() -> asyncio.Task[Any]:

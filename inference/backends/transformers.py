@@ -16,14 +16,14 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
-import jinja2
 import torch
 import transformers
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -38,7 +38,10 @@ from inference.backends._echo import after_echo, ending
 from inference.backends._logits import adjustments, echoed, token_logprob
 from inference.backends._room import check_room
 from inference.backends._text import StoppingText
-from inference.errors import InternalError, InvalidRequestError, JetLLMError, UnsupportedParameterError
+from inference.backends._tokens import check_ids
+from inference.backends._transformers_embed import POOLER, Embedder, read_pooling
+from inference.backends._transformers_prompt import Prompts
+from inference.errors import InternalError, JetLLMError
 from inference.generation import Chunk, FinishReason, GenerateRequest, Timings, TokenLogprob, Usage
 
 REQUIRES = ("torch", "transformers")
@@ -62,10 +65,11 @@ class Backend:
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._model: Any = None  # once loaded, until closed
+        self._embedder: Any = None  # where it was loaded to embed
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         try:
-            self._load(where, options.context_tokens)
+            self._load(where, options)
         except JetLLMError:
             raise
         except Exception as error:  # the parsers of third parties raise anything
@@ -75,7 +79,8 @@ class Backend:
         """Yield a chunk for every token that completes some text."""
         if self._closing.is_set():
             raise InternalError("the backend is closed")
-        prompt = self._prompt_tokens(request)
+        prompt = self._prompts.of(request)
+        check_room(len(prompt), self.context_tokens, "prompt" if request.messages is None else "messages")
         while not self._turn.acquire(timeout=_TURN_POLL_S):
             if cancelled():
                 return
@@ -109,7 +114,7 @@ class Backend:
         stream = _ChunkStream(
             self._tokenizer,
             prompt_tokens=prompt_tokens,
-            stop=self._stop_strings(request),
+            stop=self._prompts.stop_strings(request),
             end_tokens=self._end_tokens(request),
             halted=halted,
         )
@@ -121,9 +126,21 @@ class Backend:
         """Return the token ids of *text* as it stands."""
         return cast("list[int]", self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def count_tokens(self, text: str) -> int:
-        """Return how many tokens `tokenize` makes of *text*."""
-        return len(self.tokenize(text))
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids."""
+        return cast("str", self._tokenizer.decode(check_ids(ids, self._vocabulary_tokens, "tokens")))
+
+    def prompt_tokens(self, request: GenerateRequest) -> list[int]:
+        """Return the ids that the model reads of *request*."""
+        return self._prompts.of(request)
+
+    def embed(
+        self, inputs: Sequence[str | Sequence[int]], cancelled: Callable[[], bool]
+    ) -> tuple[list[list[float]], int]:
+        """Return a vector for each input; see `inference.backends.BackendProtocol`."""
+        prompts = self._embedder.prompts(inputs, self.context_tokens)
+        with self._turn:
+            return self._embedder.vectors(prompts, cancelled), sum(map(len, prompts))
 
     def close(self) -> None:
         """Stop what runs and release the weights."""
@@ -131,69 +148,35 @@ class Backend:
         thread = self._thread
         if thread is not None:
             thread.join()
-        self._model = None
+        self._model = self._embedder = None
 
-    def _load(self, where: dict[str, Any], context_tokens: int) -> None:
-        """Read the checkpoint, then generate one token: the first is slow and shows what is broken."""
+    def _load(self, where: dict[str, Any], options: LoadOptions) -> None:
+        """Read the checkpoint, then compute a token: the first is slow and shows what is broken."""
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         local = {**where, "local_files_only": True, "trust_remote_code": False}
         self._tokenizer = AutoTokenizer.from_pretrained(**local)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        kind = AutoModel if options.embeds else AutoModelForCausalLM
+        model, report = kind.from_pretrained(
             **local, dtype=_dtype(self._device), use_safetensors=True, output_loading_info=True
         )
-        check_complete(report)
+        check_complete(report, unused=POOLER if options.embeds else "")
         self._model = model.to(self._device).eval().requires_grad_(False)
-        self._defaults, self._model.generation_config = model.generation_config, GenerationConfig()
         self._vocabulary_tokens = int(model.config.vocab_size)
         precision = str(model.dtype).removeprefix("torch.")
         self.engine = f"transformers {transformers.__version__} (torch {torch.__version__}, {precision})"
         limit = getattr(model.config, "max_position_embeddings", None)
-        self.context_tokens = min(context_tokens, limit or context_tokens)
+        self.context_tokens = min(options.context_tokens, limit or options.context_tokens)
+        self._prompts = Prompts(self._tokenizer, self._vocabulary_tokens)
+        if options.embeds:
+            self.capabilities = frozenset({"embed", "tokenize"})
+            self.context_tokens = min(self.context_tokens, self._tokenizer.model_max_length)
+            self._embedder = Embedder(self._model, self._tokenizer, read_pooling(options.weights))
+            self.embed(["a"], lambda: False)
+            return
+        self._defaults, self._model.generation_config = model.generation_config, GenerationConfig()
         for _ in self.generate(GenerateRequest(prompt="a", max_tokens=1), lambda: False):
             pass
-
-    def _prompt_tokens(self, request: GenerateRequest) -> list[int]:
-        self._check_supported(request)
-        if request.messages is None:
-            tokens = cast("list[int]", self._tokenizer(request.prompt)["input_ids"])
-        else:
-            tokens = self.tokenize(self._render(request))
-        if not tokens and self._tokenizer.bos_token_id is not None:
-            tokens = [self._tokenizer.bos_token_id]
-        if not tokens:
-            raise InvalidRequestError("prompt: expected text, got ''", param="prompt")
-        param = "prompt" if request.messages is None else "messages"
-        check_room(len(tokens), self.context_tokens, param)
-        return tokens
-
-    def _check_supported(self, request: GenerateRequest) -> None:
-        for field in ("json_schema", "grammar"):
-            if getattr(request, field) is not None:
-                raise UnsupportedParameterError(
-                    f"{field}: not supported by the transformers backend",
-                    hint="use a llamacpp variant of the model",
-                    param=field,
-                )
-        beyond = [token for token in request.logit_bias if not 0 <= token < self._vocabulary_tokens]
-        if beyond:
-            wanted = f"expected token ids below {self._vocabulary_tokens}"
-            raise InvalidRequestError(f"logit_bias: {wanted}, got {beyond[0]}", param="logit_bias")
-
-    def _render(self, request: GenerateRequest) -> str:
-        turns = [{"role": message.role, "content": message.content} for message in request.messages or ()]
-        if not self._tokenizer.chat_template:
-            return "".join(f"{turn['role']}: {turn['content']}\n" for turn in turns) + "assistant:"
-        try:
-            rendered = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except jinja2.TemplateError as error:
-            reason = f"messages: the model's chat template refuses them: {error}"
-            raise InvalidRequestError(reason, param="messages") from error
-        return cast("str", rendered)
-
-    def _stop_strings(self, request: GenerateRequest) -> tuple[str, ...]:
-        is_transcript = request.messages is not None and not self._tokenizer.chat_template
-        return (*request.stop, "\nuser:") if is_transcript else request.stop
 
     def _end_tokens(self, request: GenerateRequest) -> frozenset[int]:
         """Return the tokens that end the text: the model's, and stop strings that are special tokens."""

@@ -13,7 +13,12 @@ import click
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def check(ctx: click.Context, arguments: tuple[str, ...]) -> None:
-    """Prove a model on this machine: does it load, fit, make sense, keep its promises, and how fast."""
+    """Prove a model on this machine: does it load, fit, make sense, keep its promises, and how fast.
+
+    \b
+    Example:
+      jetllm check --model smollm2-135m-instruct --quick
+    """
     from phase3.command import main
 
     ctx.exit(main(arguments, prog="jetllm check"))

@@ -19,7 +19,7 @@ from inference.artifacts.lint import (
 )
 from inference.artifacts.lint import lint as lint_directory
 from inference.artifacts.store import Store
-from inference.cli.common import json_flag
+from inference.cli.common import complete_models, json_flag
 from inference.console import print_json, print_line, print_note
 from inference.errors import InvalidRequestError, JetLLMError, ModelNotFoundError
 from inference.registry import ModelSpec, Variant, load_registry
@@ -44,7 +44,7 @@ class _Asked:
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_models)
 @click.option("--variant", help="One of the model's variants; by default its mlc one.")
 @click.option("--image", help=f"Image whose MLC is asked, such as {NEWEST_IMAGE}; by default the model's.")
 @click.option("--path", "directory", help="Look at the checkpoint in DIR.", metavar="DIR")
@@ -65,7 +65,10 @@ def lint(ctx: click.Context, /, *, as_json: bool, **asked: str | int | None) -> 
     models.json says of it is looked at. The exit code is 0 when MLC takes it as it is, 1 when it does
     not (docs/lint.md tells what `jetllm build` does about it), 2 when nothing could be asked.
 
-    Example: jetllm lint smollm2-135m-instruct --image nano_llm:r36.2.0
+    \b
+    Examples:
+      jetllm lint smollm2-135m-instruct --image nano_llm:r36.2.0
+      jetllm lint --path ./checkpoint --quantization q4f16_1 --json
     """
     question = _Asked(**asked)  # type: ignore[arg-type]  # click has checked them
     if question.model is None and question.directory is None:

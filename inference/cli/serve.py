@@ -30,9 +30,12 @@ def _settings_flags(command: F) -> F:
 @_settings_flags
 @click.pass_obj
 def serve(config: Path | None, /, **flags: Any) -> None:
-    """Serve HTTP until SIGTERM.
+    """Serve HTTP until SIGTERM; what it does is also in its log: `jetllm logs`.
 
-    Example: jetllm serve --preload smollm2-135m-instruct --port 8080
+    \b
+    Examples:
+      jetllm serve --preload smollm2-135m-instruct --port 8080
+      JETLLM_API_KEY=... jetllm serve --host 0.0.0.0
     """
     from inference.daemon import run_daemon
 

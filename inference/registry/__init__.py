@@ -9,20 +9,18 @@ from inference.registry.evidence import (
 )
 from inference.registry.evidence_file import append_evidence, load_evidence
 from inference.registry.registry import Registry, load_registry, registry_schema
-from inference.registry.spec import (
-    Adapter,
+from inference.registry.sources import (
     FileSource,
     HubSource,
-    ModelSpec,
+    PackageDirectory,
+    PackageFile,
     PackagePart,
     PackageSource,
-    Sampling,
     Source,
-    Status,
     UrlSource,
-    Variant,
     WeightsFile,
 )
+from inference.registry.spec import Adapter, ModelSpec, Sampling, Status, Variant
 
 __all__ = [
     "Adapter",
@@ -33,6 +31,8 @@ __all__ = [
     "FileSource",
     "HubSource",
     "ModelSpec",
+    "PackageDirectory",
+    "PackageFile",
     "PackagePart",
     "PackageSource",
     "Registry",

@@ -22,7 +22,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from inference.registry.spec import Bytes, Fraction, Name, Sha256, Spec, Status, Text
+from inference.registry.sources import Bytes, Sha256, Spec
+from inference.registry.spec import Fraction, Name, Status, Text
 
 VERSION = 1
 SEAL = "sha256"

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from inference.registry.spec import NAME_RULE, SOURCE_TYPES
+from inference.registry.sources import SOURCE_TYPES
+from inference.registry.spec import NAME_RULE
 from inference.registry.strict_json import Loc
 
 _MAX_SHOWN = 60

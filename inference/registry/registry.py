@@ -17,7 +17,8 @@ from inference.errors import ModelNotFoundError, RegistryError
 from inference.registry import strict_json
 from inference.registry.check import check
 from inference.registry.problems import dotted, shown
-from inference.registry.spec import ModelSpec, Name, Spec
+from inference.registry.sources import Spec
+from inference.registry.spec import ModelSpec, Name
 
 _MAX_FILE_BYTES = 16 * 2**20
 _MAX_PROBLEMS = 10_000

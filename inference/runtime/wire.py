@@ -1,8 +1,10 @@
 """Frames between the daemon and a worker: a 4-byte length, then a JSON object, over a socketpair.
 
-To the worker: ``{"op": "load" | "generate" | "cancel" | "tokenize" | "stop", "id": n, ...}``.
+To the worker: ``{"op": "load" | "generate" | "cancel" | "stop" | ..., "id": n, ...}``.
 From it: ``{"event": "ready" | "failed" | "chunk" | "value" | "end" | "error", "id": n, ...}``.
-Every generate and tokenize is answered by exactly one ``end``, ``value`` or ``error`` of its id.
+Every generate is answered by exactly one ``end`` or ``error`` of its id. These ops have one ``value``, or
+an ``error``: ``tokenize`` (text: ids), ``detokenize`` (ids: text), ``prompt_tokens`` (request: ids) and
+``embed`` (inputs: {"vectors": ..., "prompt_tokens": n}).
 """
 
 from __future__ import annotations

@@ -194,13 +194,23 @@ class Worker:
                 else:
                     raise from_dict(frame.get("error") or {})
 
-    def tokenize(self, text: str) -> list[int]:
-        """Return the token ids of *text*."""
-        with self._call({"op": "tokenize", "text": text}) as call:
-            frame = self._next(call, lambda: False)
+    def ask(self, op: str, *, cancelled: Callable[[], bool] = lambda: False, **fields: Any) -> Any:
+        """Return the answer to an op that has a single one; `inference.runtime.wire` lists them.
+
+        Raises:
+            CancelledError: *cancelled* became true; the worker was told to stop.
+            WorkerCrashedError, BackendTimeoutError: the worker ended.
+            JetLLMError: the backend's own error.
+        """
+        with self._call({"op": op, **fields}) as call:
+            frame = self._next(call, cancelled)
             if frame.get("event") != "value":
                 raise from_dict(frame.get("error") or {})
-            return [int(token) for token in frame["value"]]
+            return frame["value"]
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of *text*."""
+        return [int(token) for token in self.ask("tokenize", text=text)]
 
     def _next(self, call: _Call, cancelled: Callable[[], bool]) -> Frame:
         while True:

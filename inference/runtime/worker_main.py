@@ -18,9 +18,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from inference.artifacts.holdings import hold
 from inference.backends import BackendProtocol, LoadOptions, engine_version, open_backend
@@ -169,7 +169,7 @@ class _Call:
     def run(self) -> None:
         """Answer the frame; every path ends in one closing frame."""
         try:
-            closing = self._tokenize() if self._frame["op"] == "tokenize" else self._generate()
+            closing = self._generate() if self._frame["op"] == "generate" else self._value()
         except JetLLMError as error:
             closing = {"event": "error", "error": error.to_dict()}
         except Exception as error:
@@ -178,17 +178,43 @@ class _Call:
         self._register.pop(self._id, None)
         self._connection.send({**closing, "id": self._id})
 
-    def _tokenize(self) -> Frame:
-        return {"event": "value", "value": self._backend.tokenize(self._frame["text"])}
+    def _value(self) -> Frame:
+        backend, frame = self._backend, self._frame
+        answers: dict[str, Callable[[], Any]] = {
+            "tokenize": lambda: backend.tokenize(frame["text"]),
+            "detokenize": lambda: backend.detokenize(frame["ids"]),
+            "prompt_tokens": lambda: backend.prompt_tokens(GenerateRequest.from_dict(frame["request"])),
+            "embed": self._embed,
+        }
+        return {"event": "value", "value": answers[frame["op"]]()}
+
+    def _embed(self) -> Any:
+        if "embed" not in self._backend.capabilities:
+            raise UnsupportedParameterError(
+                "input: this model was loaded to generate text and makes no embeddings",
+                hint="name an embedding model: GET /v1/models lists them",
+                param="model",
+            )
+        inputs = [item if isinstance(item, str) else tuple(item) for item in self._frame["inputs"]]
+        vectors, prompt_tokens = self._backend.embed(inputs, self._event.is_set)
+        return {"vectors": vectors, "prompt_tokens": prompt_tokens}
 
     def _generate(self) -> Frame:
         request = GenerateRequest.from_dict(self._frame["request"])
+        if not self._backend.capabilities & {"chat", "completion"}:
+            raise UnsupportedParameterError(
+                "model: it was loaded to make embeddings and generates no text",
+                hint="name another model: GET /v1/models lists them",
+                param="model",
+            )
         if request.echo and "score" not in self._backend.capabilities:
             raise UnsupportedParameterError(
                 "echo: the engine does not tell the probabilities of a given text",
                 hint="leave it out, or use a llamacpp or transformers variant",
                 param="echo",
             )
+        if "tools" not in self._backend.capabilities:
+            _check_without_tools(request)
         push = getattr(self._backend, "push", None)
         if push is not None:
             push(request, self._event.is_set, self._emit)
@@ -202,6 +228,20 @@ class _Call:
     def _emit(self, chunk: Chunk) -> None:
         if not self._connection.send({"event": "chunk", "id": self._id, "chunk": chunk.to_dict()}):
             self._event.set()  # nobody listens any more
+
+
+def _check_without_tools(request: GenerateRequest) -> None:
+    """Refuse what the backend would leave out without a word."""
+    called = any(message.tool_calls for message in request.messages or ())
+    if not request.tools and not called:
+        return
+    what, param = ("tools", "tools") if request.tools else ("tool_calls", "messages")
+    raise UnsupportedParameterError(
+        f"{what}: the model's chat template has none, or its engine reads none",
+        hint="use a llamacpp variant of a model whose template has tools (Qwen2.5, Qwen3, Llama 3.x), or send"
+        ' "tool_choice": "none" and no calls',
+        param=param,
+    )
 
 
 if __name__ == "__main__":

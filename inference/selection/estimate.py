@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from inference.registry.spec import HubSource, ModelSpec, Variant
+from inference.registry.sources import HubSource
+from inference.registry.spec import ModelSpec, Variant
 
 _MIB = 2**20
 _MB = 10**6

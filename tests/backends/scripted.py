@@ -10,6 +10,7 @@ ways to die or stall: ``segv``, ``kill``, ``exit``, ``stop`` (SIGSTOP), ``hang``
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import struct
@@ -17,13 +18,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from inference.backends import Capability, LoadOptions
+from inference.backends._room import check_input
+from inference.backends._tokens import check_ids
 from inference.errors import InvalidRequestError, LoadFailedError
 from inference.generation import Chunk, FinishReason, GenerateRequest, Timings, Usage
 
 REQUIRES = ()
+VOCABULARY_TOKENS = 1000
 
 
 class Backend:
@@ -36,12 +40,14 @@ class Backend:
         self.slots = script.get("slots", options.slots)
         self.context_tokens = options.context_tokens
         self.engine = "scripted 1"
+        if options.embeds:
+            self.capabilities = frozenset({"embed", "tokenize"})
         self._taken: list[bytearray] = []
         _LOADS[script.get("load", "ok")]()
 
     def generate(self, request: GenerateRequest, cancelled: Callable[[], bool]) -> Iterator[Chunk]:
         """Do what the prompt says."""
-        prompt = request.prompt if request.prompt is not None else (request.messages or ())[-1].content
+        prompt = self._prompt(request)
         waiting_s, said = 0.0, 0
         for word in prompt.split():
             verb, _, value = word.partition(":")
@@ -67,9 +73,36 @@ class Backend:
         """One token per word: its length."""
         return [len(word) for word in text.split()]
 
-    def count_tokens(self, text: str) -> int:
-        """The number of words."""
-        return len(text.split())
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """One word of that length per token."""
+        return " ".join("x" * check_ids([n], VOCABULARY_TOKENS, "tokens")[0] for n in ids)
+
+    def prompt_tokens(self, request: GenerateRequest) -> list[int]:
+        """The tokens of the last words that were said."""
+        return self.tokenize(self._prompt(request))
+
+    def embed(
+        self, inputs: Sequence[str | Sequence[int]], cancelled: Callable[[], bool]
+    ) -> tuple[list[list[float]], int]:
+        """A direction in the plane: the further round, the longer the input; orders are carried out."""
+        vectors: list[list[float]] = []
+        tokens = 0
+        for item in inputs:
+            if isinstance(item, str) and item in _MISDEEDS:
+                _MISDEEDS[item]()
+            ids = (
+                self.tokenize(item) if isinstance(item, str) else check_ids(item, VOCABULARY_TOKENS, "input")
+            )
+            check_input(len(vectors), len(ids), self.context_tokens)
+            angle = sum(ids) / 100
+            vectors.append([math.cos(angle), math.sin(angle)])
+            tokens += len(ids)
+        return vectors, tokens
+
+    def _prompt(self, request: GenerateRequest) -> str:
+        if request.prompt_ids is not None:
+            return self.detokenize(request.prompt_ids)
+        return request.prompt if request.prompt is not None else (request.messages or ())[-1].content
 
     def close(self) -> None:
         """Nothing to close."""

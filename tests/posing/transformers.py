@@ -27,9 +27,9 @@ class _Orders(scripted.Backend):
 
     def generate(self, request: GenerateRequest, cancelled: Callable[[], bool]) -> Iterator[Chunk]:
         """Do what the prompt says."""
-        prompt = request.prompt if request.prompt is not None else (request.messages or ())[-1].content
-        orders = " ".join(map(_order, prompt.split()))
-        return super().generate(dataclasses.replace(request, prompt=orders, messages=None), cancelled)
+        orders = " ".join(map(_order, self._prompt(request).split()))
+        asked = dataclasses.replace(request, prompt=orders, prompt_ids=None, messages=None)
+        return super().generate(asked, cancelled)
 
 
 def _order(word: str) -> str:

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from inference.artifacts.lint.checkpoint import Checkpoint
 from inference.artifacts.lint.report import label
 from inference.registry import ModelSpec
-from inference.registry.spec import HubSource, Variant
+from inference.registry.sources import HubSource
+from inference.registry.spec import Variant
 
 TIED: Mapping[str, str] = MappingProxyType(
     {

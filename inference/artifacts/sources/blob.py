@@ -9,13 +9,14 @@ from pathlib import Path
 from inference.artifacts.gguf import check_gguf
 from inference.artifacts.sources.progress import Meter
 from inference.errors import CancelledError, UnsafeArtifactError
-from inference.registry.spec import PackageSource, UrlSource, Variant
+from inference.registry.sources import PackageFile, PackageSource, UrlSource
+from inference.registry.spec import Variant
 
 
 def write(
     contents: Iterable[bytes],
     path: Path,
-    source: PackageSource | UrlSource,
+    source: PackageSource | PackageFile | UrlSource,
     subject: str,
     meter: Meter,
     cancelled: Callable[[], bool],
@@ -34,7 +35,7 @@ def write(
                 break
             digest.update(block)
             file.write(block)
-            meter.show(written)
+            meter.add(len(block))
             if cancelled():
                 raise CancelledError(f"the copy of {subject} was cancelled")
     if source.bytes not in (None, written):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from inference.artifacts.sources.web import Interrupted, Refused
-from inference.errors import DownloadError, InsufficientStorageError
+from inference.errors import DownloadError, InsufficientStorageError, OfflineError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -53,3 +53,8 @@ def _full(name: str, done: int, total: int | None) -> InsufficientStorageError:
         hint=f"free some space, then pull again, it goes on from there: jetllm pull {name}",
         details={"done_bytes": done, "missing_bytes": None if total is None else total - done},
     )
+
+
+def forbidden(error: DownloadError) -> OfflineError:
+    """Return *error* as one that the settings are the cause of."""
+    return OfflineError(error.message, hint=error.hint, details=error.details)

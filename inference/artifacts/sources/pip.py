@@ -14,7 +14,7 @@ from pathlib import Path
 
 from inference.artifacts import files
 from inference.errors import CancelledError, MissingDependencyError, UnsafeArtifactError
-from inference.registry.spec import PackagePart
+from inference.registry.sources import PackagePart
 
 _POLL_S = 0.2
 _LOG_TAIL_BYTES = 8192

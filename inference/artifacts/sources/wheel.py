@@ -11,7 +11,7 @@ from pathlib import Path
 from inference.artifacts import files
 from inference.artifacts.sources.blob import not_the_file
 from inference.errors import UnsafeArtifactError
-from inference.registry.spec import PackagePart
+from inference.registry.sources import PackagePart
 
 _ENCRYPTED = 0x1
 

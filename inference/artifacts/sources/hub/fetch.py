@@ -28,7 +28,8 @@ from inference.artifacts.sources.proxy import proxy_for
 from inference.artifacts.sources.web import Interrupted, Limits, Refused
 from inference.artifacts.store import PARTIAL, Store
 from inference.errors import CancelledError, DownloadError, UnsafeArtifactError
-from inference.registry.spec import HubSource, Variant
+from inference.registry.sources import HubSource
+from inference.registry.spec import Variant
 
 _POLL_S = 0.2
 
@@ -101,7 +102,7 @@ def fetch_hub(
             if path := _from_cache(wish, pinned, staging / "cached"):
                 return path
             if forbidding is not None:
-                raise wish.unavailable(f"{forbidding} forbids the download")
+                raise failures.forbidden(wish.unavailable(f"{forbidding} forbids the download"))
             return _from_hub(wish, _opened(wish), pinned, staging / PARTIAL)
         finally:
             store.tidy(staging)

@@ -1,0 +1,1 @@
+"""The API against the clients that people have, from the package index."""
