@@ -31,6 +31,7 @@ from inference.runtime.wire import Connection, Frame, WireError
 EXIT_LOAD_FAILED = 3
 EXIT_PARENT_GONE = 4
 OOM_SCORE = 800  # the kernel's OOM killer takes the worker, never the daemon
+_LAST_WORDS_S = 2.0
 _PR_SET_PDEATHSIG = 1
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
@@ -128,9 +129,17 @@ def _hold(store: Path, weights: Path) -> None:
 
 
 def _fail(connection: Connection, error: JetLLMError) -> NoReturn:
+    """Tell *error* and end, with what the engine has still to say: llama.cpp logs from a thread of its own.
+
+    Only the process's proper end waits for that thread; should a destructor hang, it is cut short.
+    """
     connection.send({"event": "failed", "error": error.to_dict()})
     sys.stderr.flush()
-    os._exit(EXIT_LOAD_FAILED)
+    cut = threading.Timer(_LAST_WORDS_S, os._exit, (EXIT_LOAD_FAILED,))
+    cut.daemon = True
+    cut.start()
+    ctypes.CDLL(None).exit(EXIT_LOAD_FAILED)
+    raise AssertionError("exit returned")
 
 
 def _serve(backend: BackendProtocol, connection: Connection, frames: Iterator[Frame]) -> None:
