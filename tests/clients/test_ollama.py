@@ -109,6 +109,11 @@ def test_log_probabilities_come_along(client: Any) -> None:
     assert all(each.logprob <= 0 and len(each.top_logprobs) == 2 for each in found.logprobs)
 
 
+def running_row(client: Any) -> Any:
+    """What is told of the loaded model; other tests of these clients have loaded others beside it."""
+    return next(each for each in client.ps().models if each.name == f"{MODEL}:latest")
+
+
 def test_models_are_listed_shown_and_asked_by_the_listed_name(client: Any) -> None:
     """Names make the round trip; show and ps have what the package reads."""
     listed = client.list().models
@@ -119,11 +124,10 @@ def test_models_are_listed_shown_and_asked_by_the_listed_name(client: Any) -> No
     assert shown.modelinfo["general.architecture"] == "llama"
     assert "completion" in shown.capabilities and "<|im_start|>" in shown.template
     assert client.chat(row.model, ASK, options=GREEDY).model == row.model
-    running = client.ps().models
-    assert [each.name for each in running] == [f"{MODEL}:latest"]
-    assert running[0].size > 50e6 and running[0].size_vram in (0, running[0].size)
-    assert running[0].context_length == 1024
-    assert running[0].expires_at.year == 2300
+    running = running_row(client)
+    assert running.size > 50e6 and running.size_vram in (0, running.size)
+    assert running.context_length == 1024
+    assert running.expires_at.year == 2300
 
 
 def test_keep_alive_moves_the_end(client: Any) -> None:
@@ -132,11 +136,11 @@ def test_keep_alive_moves_the_end(client: Any) -> None:
         for told, stays in (("10m", 600), (30.0, 30), ("1h", 3600)):
             before = datetime.now(timezone.utc)
             assert client.generate(MODEL, keep_alive=told).done_reason == "load"
-            (row,) = client.ps().models
+            row = running_row(client)
             assert before < row.expires_at - timedelta(seconds=stays) < datetime.now(timezone.utc)
     finally:
         client.generate(MODEL, keep_alive=-1)
-    assert client.ps().models[0].expires_at.year == 2300
+    assert running_row(client).expires_at.year == 2300
 
 
 def test_errors_are_the_packages_own(client: Any) -> None:
