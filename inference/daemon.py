@@ -41,6 +41,7 @@ def run_daemon(settings: Settings) -> None:
         sweep_temporaries(settings.state_path)
         service = build_service(settings)
         ending.callback(service.close)
+        service.canary.start()
         watch.start(service.reload_registry)
         ending.callback(watch.close)
         serve(create_app(service), settings, on_listening=_Announcement(service, lock))

@@ -16,6 +16,7 @@ from inference import views
 from inference.artifacts.build import BuildProgress
 from inference.artifacts.sources import Progress
 from inference.building import Building
+from inference.canary import Canary
 from inference.catalog import Catalog
 from inference.device.detect import detect
 from inference.dispatch import Dispatch
@@ -62,6 +63,7 @@ class Service:
         self._supervisor = Supervisor(
             limits_of(settings), budget=catalog.budget_bytes, calibration=calibration
         )
+        self.canary = Canary(self._supervisor.idle, self._supervisor.look, settings.canary_interval_s)
         self._dispatch = Dispatch(settings, catalog, self._supervisor, calibration)
         self._generating = Generating(settings, self._dispatch)
         self._embedding = Embedding(settings, self._dispatch)
@@ -321,6 +323,9 @@ class Service:
             percent = 100 * (loading[0].progress or 0.0) if loading else None
             phase = loading[0].model if loading else None
             return False, views.readiness("loading", phase=phase, percent=percent)
+        silent = self.canary.failure()
+        if silent is not None:
+            return False, views.readiness("failed", phase="canary", reason=silent)
         return True, views.readiness("ready")
 
     def begin_drain(self) -> None:
@@ -332,8 +337,10 @@ class Service:
         return self._supervisor.drain(timeout_s)
 
     def close(self) -> None:
-        """Stop every worker, and what reads the gauges."""
+        """Stop every worker, and what looks after them and reads the gauges."""
+        self.canary.stop()
         self._supervisor.close()
+        self.canary.close()
         self._gauges.close()
 
 

@@ -146,6 +146,9 @@ class Settings(BaseModel):
         json_schema_extra=_unit("s"),
         description="silence of a computing worker after which it is killed",
     )
+    canary_interval_s: float = Field(
+        60.0, ge=0, le=86_400, json_schema_extra=_unit("s"), description="pause between canaries; 0: none"
+    )
     load_timeout_s: float = Field(
         120.0,
         gt=0,

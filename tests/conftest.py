@@ -21,6 +21,7 @@ from inference.runtime.plan import Limits, Plan
 from inference.runtime.supervisor import Supervisor
 from inference.runtime.worker import Worker, WorkerSpec
 from inference.settings import load_settings, worker_environment
+from tests.page_browser import Show, chromium, visits
 
 DEADLINE_S = 20.0
 _LEAK_DEADLINE_S = 5.0
@@ -174,3 +175,17 @@ def make_supervisor() -> Iterator[Callable[..., Supervisor]]:
     yield make
     for supervisor in made:
         supervisor.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One Chromium for the module."""
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def show(browser: Any) -> Iterator[Show]:
+    """Show a service's page; at the end no tab may have complained or asked another host."""
+    with visits(browser) as visit:
+        yield visit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any
@@ -20,6 +20,9 @@ WAIT_MS = 15_000
 FAST = Limits(linger_s=0.5, farewell_s=1.0, tick_s=0.05)
 UI = resources.files("inference.api") / "ui"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+Show = Callable[..., "Visit"]
+"""Shows a service's page in a tab of its own."""
 
 _REPORT = """
 addEventListener("securitypolicyviolation", (event) =>

@@ -28,7 +28,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("building", "removal", "jobs", "generating", "embedding"),
     ("dispatch",),
     ("catalog", "stream", "instance", "logs", "decision_log", "registry_watch", "gauges", "keys"),
-    ("choice", "planning", "views", "measurements", "tallies", "shaping", "sliding", "transcript"),
+    ("choice", "planning", "views", "measurements", "tallies", "shaping", "sliding", "transcript", "canary"),
     ("compiled",),
     ("runtime.supervisor",),
     ("runtime.account",),

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
-
-import pytest
 
 from inference import errors
 from inference.generation import Chunk, FinishReason
@@ -15,10 +12,9 @@ from tests.conftest import wait_until
 from tests.daemon_process import MODEL as REAL
 from tests.daemon_process import DaemonProcess
 from tests.fake_service import MODEL, FakeStream, Gate, end
-from tests.page_browser import Visit, chromium, visits
+from tests.page_browser import Show, Visit
 from tests.page_service import HERE, PageService, model_row, worker_row
 
-Show = Callable[..., Visit]
 HOSTILE = (
     "<script>alert(1)</script><img src=x onerror=alert(2)>\n\n"
     "[here](javascript:alert(3)) [or](javascript:stop) [or](data:text/html,x)\n\n"
@@ -45,20 +41,6 @@ MARKS = (
     "```\n",
     "1. x\n  ",
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """One Chromium for the module."""
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def show(browser: Any) -> Iterator[Show]:
-    """Show a service's page; at the end no tab may have complained or asked another host."""
-    with visits(browser) as visit:
-        yield visit
 
 
 def test_an_answer_is_shown_as_it_comes(show: Show) -> None:

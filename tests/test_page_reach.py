@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import pytest
 
 from inference.generation import Chunk
 from tests.conftest import wait_until
 from tests.fake_service import Gate, end, settings_with
-from tests.page_browser import Visit, chromium, visits
+from tests.page_browser import Show, Visit
 from tests.page_service import HERE, PageService
 
-Show = Callable[..., Visit]
 KEY = "jetllm_right-key"
 PHONE = {"viewport": {"width": 360, "height": 740}}
 VIEWS = ("chat", "models", "device")
@@ -46,20 +42,6 @@ CONTRAST = """(selectors) => {
     return [selector, (Math.max(...lights) + 0.05) / (Math.min(...lights) + 0.05)];
   });
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """One Chromium for the module."""
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def show(browser: Any) -> Iterator[Show]:
-    """Show a service's page; at the end no tab may have complained or asked another host."""
-    with visits(browser) as visit:
-        yield visit
 
 
 # Key

@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
 from typing import Any
-
-import pytest
 
 from inference import errors
 from inference.artifacts.build import BuildProgress
 from inference.artifacts.sources import Progress
 from tests.conftest import wait_until
 from tests.fake_service import MODEL, Gate
-from tests.page_browser import Visit, chromium, visits
+from tests.page_browser import Show, Visit
 from tests.page_service import AWAY, HERE, PageService, board, worker_row
 
-Show = Callable[..., Visit]
 HALF = Progress("download", 50_000_000, 100_000_000, 8e6, 6.2)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """One Chromium for the module."""
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def show(browser: Any) -> Iterator[Show]:
-    """Show a service's page; at the end no tab may have complained or asked another host."""
-    with visits(browser) as visit:
-        yield visit
 
 
 def card(visit: Visit, model: str) -> Any:

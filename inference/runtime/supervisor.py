@@ -171,6 +171,11 @@ class Supervisor:
         now_s = time.monotonic()
         return tuple(entry.status(now_s) for entry in self._entries)
 
+    def idle(self) -> list[Worker]:
+        """The workers that are ready and that nobody uses."""
+        found = ((entry, entry.worker) for entry in self._entries if not (entry.running or entry.waiting))
+        return [worker for entry, worker in found if worker and worker.ready and not entry.retiring]
+
     def failure(self, key: Key) -> JetLLMError | None:
         """Why the last load of *key* failed, until one succeeds."""
         return self._failures.get(key)
@@ -190,7 +195,8 @@ class Supervisor:
                     self._changed.wait(wake_s)
             self._account.calibration.save()  # without the lock: a disk may take its time
 
-    def _notify(self) -> None:
+    def look(self) -> None:
+        """See to every worker now; the watchdog sees those with a lease by itself."""
         with self._changed:
             self._changed.notify_all()
 
@@ -254,7 +260,7 @@ class Supervisor:
             self._abort(entry, worker, now_s, f"made no progress for {silent_s:.0f} s")
         elif entry.stays_s(now_s) <= 0:
             entry.retiring = True
-            self._notify()
+            self.look()
 
     def _abort(self, entry: Entry, worker: Worker, now_s: float, why: str) -> None:
         """Give a silent worker up: its callers are told now, its process gets time to leave its stacks."""
@@ -355,7 +361,7 @@ class Supervisor:
         return _TICK_S
 
     def _start(self, entry: Entry) -> None:
-        worker = Worker(entry.plan.spec, on_change=self._notify)
+        worker = Worker(entry.plan.spec, on_change=self.look)
         try:
             worker.start()
         except OSError as error:
