@@ -13,11 +13,12 @@ SERVE := $(VENV)/serve.stamp
 TEST := $(VENV)/test.stamp
 TRANSFORMERS := .venv-transformers/test.stamp
 CLIENTS := .venv-clients/test.stamp
+APPLIANCE := .venv-appliance/test.stamp
 
 MAKE_VENV := scripts/make_venv.py
 COMMON := $(MAKE_VENV) pyproject.toml requirements/build.txt
 
-.PHONY: help serve test test-transformers test-clients test-harness test-310 run-310 check bench bench-memory soak lock clean
+.PHONY: help serve test test-transformers test-clients test-harness test-appliance test-310 run-310 check bench bench-memory soak deb bundle lock clean
 
 help:
 	@echo "make serve              install, fetch $(MODEL), serve on 127.0.0.1:8080"
@@ -28,8 +29,11 @@ help:
 	@echo "make test-transformers  the reference engine's tests, in an environment with torch"
 	@echo "make test-clients       the API against real clients: openai, LangChain, LiteLLM, lm-evaluation-harness, ..."
 	@echo "make test-harness       full runs of the harness on real models, and its proof by planted defects"
+	@echo "make test-appliance     images, units, package, update and rollback in podman and systemd; needs root"
 	@echo "make soak               the harness on $(MODEL) with a mixed load for MINUTES=30"
 	@echo "make test-310           the tests under Python 3.10, where there is one"
+	@echo "make deb                dist/jetllm_VERSION_{arm64,amd64}.deb, the host's side of an appliance"
+	@echo "make bundle             a signed release: IMAGE= VERSION= KEY= OUTPUT= MODELS= (docs/bundle.md)"
 	@echo "make lock               write requirements/*.txt anew; UPGRADE=--upgrade for new versions"
 	@echo "make clean              remove environments and caches; weights are kept"
 
@@ -74,10 +78,23 @@ test-harness: $(TRANSFORMERS)
 	.venv-transformers/bin/jetllm pull $(TEST_MODELS)
 	.venv-transformers/bin/python -m pytest -m harness -rs
 
+# The last ones are in `make test`, too; here they find hadolint, shellcheck and the schemas of Kubernetes.
+WITH_TOOLS := tests/test_containers.py tests/test_container_scripts.py tests/test_k3s.py tests/test_deb.py
+test-appliance: $(APPLIANCE)
+	.venv-appliance/bin/jetllm pull $(MODEL)
+	.venv-appliance/bin/python -m pytest -m appliance -rs
+	PATH="$(CURDIR)/.venv-appliance/bin:$$PATH" .venv-appliance/bin/python -m pytest -rs $(WITH_TOOLS)
+
 MINUTES ?= 30
 soak: $(TEST)
 	$(BIN)/jetllm pull $(MODEL)
 	$(BIN)/jetllm check $(MODEL) --soak $(MINUTES)
+
+deb:
+	$(PYTHON) containers/deb/build.py
+
+bundle: $(SERVE)
+	JETLLM=$(BIN)/jetllm containers/bundle/make.sh $(OPTIONS)
 
 # A pyenv shim called python3.10 may exist and not run: each candidate is tried.
 test-310:
@@ -102,6 +119,9 @@ $(TRANSFORMERS): $(COMMON) requirements/transformers.txt requirements/torch.txt
 $(CLIENTS): $(COMMON) requirements/clients.txt requirements/torch.txt
 	@$(call venv,$(PYTHON),.venv-clients,requirements/clients.txt requirements/torch.txt)
 
+$(APPLIANCE): $(COMMON) requirements/appliance.txt
+	@$(call venv,$(PYTHON),.venv-appliance,requirements/appliance.txt)
+
 .venv-310/test.stamp: $(COMMON) requirements/test.txt
 	@$(call venv,$(PY310),.venv-310,requirements/test.txt)
 
@@ -124,6 +144,9 @@ lock: .venv-lock/uv-$(UV_VERSION).stamp
 	  --excludes .venv-lock/excludes.txt -o requirements/transformers.txt
 	$(LOCK) pyproject.toml --extra test --extra transformers --extra clients \
 	  --excludes .venv-lock/excludes.txt -o requirements/clients.txt
+	$(LOCK) pyproject.toml --extra test --extra appliance -c requirements/test.txt -o requirements/appliance.txt
+	$(LOCK) pyproject.toml --extra transformers -c requirements/transformers.txt \
+	  --excludes .venv-lock/excludes.txt -o containers/transformers.txt
 
 .venv-lock/uv-$(UV_VERSION).stamp:
 	$(PYTHON) -m venv .venv-lock
@@ -131,5 +154,5 @@ lock: .venv-lock/uv-$(UV_VERSION).stamp
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-310 .venv-clients .venv-lock .venv-transformers .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-310 .venv-appliance .venv-clients .venv-lock .venv-transformers .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -20,10 +20,10 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
     ("phase3",),
-    ("daemon", "doctor"),
+    ("daemon", "doctor", "appliance"),
     ("client", "console"),
     ("inference_engine", "api"),
-    ("provision", "bench"),
+    ("provision", "bench", "bundling"),
     ("service", "decisions"),
     ("building", "removal", "jobs", "generating", "embedding"),
     ("dispatch",),
@@ -50,7 +50,8 @@ ROWS: tuple[tuple[str, ...], ...] = (
 )
 
 # What sees less than its row allows.
-SEES_ONLY = {"phase3": {"inference_engine"}}
+# The appliance runs on a host that has Python and python3-cryptography, and nothing else.
+SEES_ONLY = {"phase3": {"inference_engine"}, "appliance": {"errors", "device", "artifacts", "keys"}}
 
 # Packages (and modules of the standard library) that only these units may import.
 ONLY_IN: dict[str, set[str]] = {
@@ -62,13 +63,21 @@ ONLY_IN: dict[str, set[str]] = {
     "rich": {"cli", "console", "phase3.progress"},
     "yaml": {"settings"},
     "huggingface_hub": {"artifacts.sources.hub"},
+    "cryptography": {"appliance"},
     "xllamacpp": {"backends.llamacpp"},
     "torch": {"backends.transformers"},
     "transformers": {"backends.transformers"},
     "mlc_llm": {"backends.mlc", "artifacts.build"},
     "tvm": {"backends.mlc", "artifacts.build"},
     "jtop": {"device.jtop_main"},
-    "subprocess": {"runtime.worker", "artifacts.build", "artifacts.sources.pip", "device", "doctor"},
+    "subprocess": {
+        "runtime.worker",
+        "artifacts.build",
+        "artifacts.sources.pip",
+        "device",
+        "doctor",
+        "appliance",
+    },
     "multiprocessing": set(),
     "pickle": set(),
     "marshal": set(),
@@ -79,7 +88,8 @@ ONLY_IN: dict[str, set[str]] = {
 
 # Names that only these units may use.
 USED_ONLY_IN: dict[str, set[str]] = {
-    "os.environ": {"settings"},
+    # In the second systemd tells the supervisor whom to notify.
+    "os.environ": {"settings", "appliance.__main__"},
     "os.getenv": {"settings"},
     "os.putenv": {"settings", "backends.mlc"},  # TVM reads its number of threads there
     "importlib.import_module": {"backends.__init__", "artifacts.sources.hub"},

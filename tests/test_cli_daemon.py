@@ -282,7 +282,7 @@ def test_the_log_outlives_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyP
         text=True,
         timeout=60,
     )
-    assert failed.returncode == 1
+    assert failed.returncode == 78
     assert "models.json" in jetllm("logs").stdout
 
 

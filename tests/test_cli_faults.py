@@ -139,7 +139,7 @@ def test_an_unreadable_settings_file_is_explained(name: str, text: str | None, t
     else:
         path.write_text(text)
     done = CliRunner().invoke(main, ["--config", str(path), "models"])
-    assert done.exit_code == 1 and "jetllm.yaml" in done.stderr
+    assert done.exit_code == 78 and "jetllm.yaml" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_an_unreadable_settings_file_is_explained(name: str, text: str | None, t
 def test_a_directory_that_cannot_be_written_is_explained(
     words: tuple[str, ...], settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error and exit code 1; a log that cannot be written costs a warning alone."""
+    """An error; a wrong state directory has the code of wrong settings, a log costs a warning alone."""
     for name, value in settings.items():
         monkeypatch.setenv(f"JETLLM_{name.upper()}", value)
     done = process(*words)
@@ -163,7 +163,7 @@ def test_a_directory_that_cannot_be_written_is_explained(
     if words[0] == "select":
         assert done.returncode in (0, 1) and done.stderr
     else:
-        assert is_explained(done)
+        assert is_explained(done, 78 if "state_dir" in settings else 1)
 
 
 # A daemon that is not one, or ends in the middle

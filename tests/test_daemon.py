@@ -314,7 +314,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
 def test_listening_beyond_loopback_needs_a_key(tmp_path: Path) -> None:
     """Without a key the daemon does not start there."""
     ran = jetllm(None, "serve", host="::", port="0", state_dir=str(tmp_path))
-    assert ran.returncode == 1 and "key" in ran.stderr
+    assert ran.returncode == 78 and "key" in ran.stderr
 
 
 def test_a_foreign_host_name_is_refused(daemon: DaemonProcess) -> None:

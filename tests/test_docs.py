@@ -23,6 +23,7 @@ from inference import cli
 from inference.runtime.entry import State
 from tests.conftest import wait_until
 from tests.daemon_process import DaemonProcess
+from tests.documents import taken_on_host
 from tests.test_architecture import ROWS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +36,9 @@ MARKETING = (
     "|world[- ]class|next[- ]gen|revolution|unleash|supercharge|production[- ]ready|enterprise|innovative"
     "|best[- ]in[- ]class|game[- ]chang|delightful|elegant|leverag|user[- ]friendly|high[- ]performance"
 )
-MACHINE_PATHS = r"/(?:home|Users)/[a-z]\w*/|/root/\.(?!cache)|/(?:work|opt)/[a-z]|/tmp/[a-z]/"
+MACHINE_PATHS = (
+    r"/(?:home|Users)/[a-z]\w*/|/root/\.(?!cache)|/(?:work|opt)/(?!jetllm\b|mlc-llm\b)[a-z]|/tmp/[a-z]/"
+)
 REGISTRY_HOSTS = (
     r"\b(?:pypi|pythonhosted|anaconda|npmjs)\.(?:org|com)"
     r"|https?://(?!127\.|[^\s/]+\.(?:example|invalid)/)[^\s`'\"]+/simple\b"  # but not what can be nobody's
@@ -61,8 +64,8 @@ def fences(language: str) -> list[str]:
 def commands(page: Path) -> Iterator[str]:
     """Yield the lines of *page*'s code: those of fenced and indented blocks, and spans in the text."""
     text = page.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    prose = re.sub(r"^```\w*\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```[^\n]*\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).splitlines() + re.findall(r"^ {4}(.*)$", prose, re.MULTILINE)
     yield from (line.strip().removeprefix("$ ") for line in lines)
     yield from re.findall(r"`([^`\n]+)`", prose)
@@ -218,9 +221,11 @@ def is_known(line: str) -> bool:
         return True
     command = cli.main.commands.get(found[1])
     if command is None:
-        return False
+        return taken_on_host([found[1], *found[2].split()])
     if "ignore_unknown_options" in command.context_settings:
         return True  # `check` parses its own
+    if isinstance(command, click.Group):
+        command = command.commands.get(next(iter(found[2].split()), ""), command)
     options = [param for param in command.params if isinstance(param, click.Option)]
     known = {"--help", *(flag for option in options for flag in (*option.opts, *option.secondary_opts))}
     return set(re.findall(r"(?<!\S)--[a-z-]+", found[2])) <= known
@@ -232,7 +237,11 @@ def is_known(line: str) -> bool:
         ("jetllm run 'hi' --seed 1", True),
         ("JETLLM_PORT=1 jetllm --config x.yaml serve --no-offline", True),
         ("jetllm fly", False),
+        ("jetllm firstboot --key", True),
+        ("jetllm firstboot --keys", False),
         ("jetllm run 'hi' --seeds 1", False),
+        ("jetllm bundle verify x.tar --trusted x.pub", True),
+        ("jetllm bundle verify x.tar --image x", False),
         ("JETLLM_PORT=1 jetllm --config x.yaml fly", False),
         ("jetllm 0.1.0 listens on http://127.0.0.1:8080", True),
     ],

@@ -1,4 +1,4 @@
-"""`jetllm build` and `jetllm bundle`: make what MLC runs of a checkpoint, and carry it to another board."""
+"""`jetllm build`: make what MLC runs of a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,15 +8,9 @@ from typing import Any
 import click
 
 from inference.cli.bring import built, pulled
-from inference.cli.common import (
-    complete_variants,
-    daemon_or_service,
-    json_flag,
-    model_argument,
-    variant_option,
-)
+from inference.cli.common import complete_variants, daemon_or_service, json_flag, model_argument
 from inference.client import Client, path_of
-from inference.console import download_bar, print_json, print_note
+from inference.console import print_json, print_note
 from inference.errors import ModelNotBuiltError, ModelNotPulledError
 
 
@@ -87,62 +81,3 @@ def _mlc_variant(client: Client | None, service: Any, model: str) -> str | None:
         return str(service.building.mlc_variant(model))
     variants = client.get(path_of(model))["variants"]
     return next((name for name, each in variants.items() if each["backend"] == "mlc"), None)
-
-
-@click.group()
-def bundle() -> None:
-    """Carry a built model from one machine to another in one file.
-
-    \b
-    Examples:
-      jetllm bundle export smollm2-135m-instruct
-      jetllm bundle import smollm2-135m-instruct.jetllm.tar
-    """
-
-
-@bundle.command("export")
-@model_argument
-@variant_option
-@click.option(
-    "--output", "-o", type=click.Path(path_type=Path), help="The file; by default MODEL.jetllm.tar."
-)
-@json_flag
-@click.pass_obj
-def export_bundle(
-    config: Path | None, model: str, variant: str | None, output: Path | None, as_json: bool
-) -> None:
-    """Write the build of MODEL, with the sum of every file, into one file; by default the first that stands.
-
-    \b
-    Example:
-      jetllm bundle export smollm2-135m-instruct --output smollm2.jetllm.tar
-    """
-    with daemon_or_service(config, {"offline": True}) as (_, service), download_bar(model) as progress:
-        row = service.building.export(model, variant, output, progress)
-    if as_json:
-        print_json(row)
-    else:
-        print_note(f"{row['model']}/{row['variant']}: {row['bytes'] / 1e6:.0f} MB in {row['path']}")
-
-
-@bundle.command("import")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--weights-only", "leave_library", is_flag=True, help="Leave a library of another machine behind."
-)
-@json_flag
-@click.pass_obj
-def import_bundle(config: Path | None, file: Path, leave_library: bool, as_json: bool) -> None:
-    """Take a build from FILE, once everything in it has been checked; also its GPU and its engine.
-
-    \b
-    Example:
-      jetllm bundle import smollm2-135m-instruct.jetllm.tar
-    """
-    with daemon_or_service(config, {"offline": True}) as (_, service), download_bar(file.name) as progress:
-        row = service.building.take(file, leave_library=leave_library, progress=progress).to_dict()
-    if as_json:
-        print_json(row)
-        return
-    name = f"{row['model']}/{row['variant']}"
-    print_note(f"{name}: here" + (f"; now: jetllm build {row['model']}" if row["portable"] else ""))

@@ -10,7 +10,8 @@ import click
 
 from inference.cli.ask import run
 from inference.cli.bench import bench
-from inference.cli.build import build, bundle
+from inference.cli.build import build
+from inference.cli.bundle import bundle
 from inference.cli.check import check
 from inference.cli.common import AS_JSON
 from inference.cli.completion import completion
@@ -24,14 +25,16 @@ from inference.cli.pull import pull, rm
 from inference.cli.select import select
 from inference.cli.serve import serve
 from inference.cli.status import status
+from inference.cli.update import rollback, update
 from inference.client import NoDaemonError
 from inference.console import print_json, print_note
-from inference.errors import AlreadyRunningError, JetLLMError
+from inference.errors import AlreadyRunningError, JetLLMError, RegistryError, SettingsError, UnsafeBindError
 
 EXIT_ERROR = 1
 EXIT_NO_DAEMON = 3
 EXIT_DEFECT = 70  # EX_SOFTWARE
 EXIT_ALREADY_RUNNING = 75  # EX_TEMPFAIL: systemd may try again
+EXIT_CONFIG = 78  # EX_CONFIG: to start it again does not help
 EXIT_INTERRUPTED = 130
 
 
@@ -70,6 +73,8 @@ class _Commands(click.Group):
 def _exit_code(error: JetLLMError) -> int:
     if isinstance(error, AlreadyRunningError):
         return EXIT_ALREADY_RUNNING
+    if isinstance(error, (SettingsError, RegistryError, UnsafeBindError)):
+        return EXIT_CONFIG
     return EXIT_NO_DAEMON if isinstance(error, NoDaemonError) else EXIT_ERROR
 
 
@@ -94,7 +99,7 @@ def main(ctx: click.Context, config: Path | None) -> None:
       jetllm doctor
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon runs, 70 a defect, 75 another daemon
-    runs, 130 interrupted (docs/cli.md).
+    runs, 78 wrong settings, 130 interrupted (docs/cli.md).
     """
     ctx.obj = config
 
@@ -117,6 +122,8 @@ for command in (
     check,
     bench,
     doctor,
+    update,
+    rollback,
     keys,
     device,
     completion,

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from inference.cli.common import daemon, json_flag
+from inference.client import NoDaemonError
 from inference.console import duration, gib, print_json, print_line, print_table
 
 
@@ -18,19 +19,32 @@ from inference.console import duration, gib, print_json, print_line, print_table
 def status(config: Path | None, as_json: bool) -> None:
     """Show the running daemon, its models, queue, memory and machine; exit code 3 when none runs.
 
+    On an appliance also the release that serves, the one before it, and those that were gone back from.
+
     \b
     Examples:
       jetllm status
       jetllm status --json
     """
-    client = daemon(config)
+    from inference.appliance.layout import Layout
+    from inference.appliance.picture import releases_lines, releases_shown
+
+    layout = Layout()
+    try:
+        client = daemon(config)
+    except NoDaemonError:
+        for name, text in [] if as_json else releases_lines(layout):
+            print_line(f"{name:<8} {text}")
+        raise
     ready, readiness = client.readiness()
     picture = client.get("/jetllm/v1/status") | {"url": client.url, "ready": ready, "readiness": readiness}
     picture["device"] = client.get("/jetllm/v1/device")
+    if (releases := releases_shown(layout)) is not None:
+        picture["releases"] = releases
     if as_json:
         print_json(picture)
         return
-    for name, text in _lines(picture):
+    for name, text in [*_lines(picture), *releases_lines(layout)]:
         print_line(f"{name:<8} {text}")
     if picture["workers"]:
         print_line()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 
 @dataclass(frozen=True)
 class Load:
@@ -23,6 +21,8 @@ def read_load(root: Path | str = "/") -> Load:
     root = Path(root)
     if root != Path("/"):
         return Load(None, None, None, None)
+    import psutil  # the appliance's host has none, and asks what the board is, not how busy it is
+
     try:
         return Load(*psutil.getloadavg(), processes=len(psutil.pids()))
     except (OSError, ValueError, psutil.Error):

@@ -83,6 +83,9 @@ def _directory(name: str, path: Path) -> Finding:
         if _allows(parent, os.W_OK | os.X_OK) and parent.is_dir():
             return ok(f"{name}: {path} is made when it is needed")
         return fail(f"{name}: {path} cannot be made in {parent}", f"name another one: {variable}")
+    if name == "cache_dir" and os.statvfs(path).f_flag & os.ST_RDONLY:
+        # As an appliance mounts it: its weights come with bundles.
+        return ok(f"{name}: {path} is mounted read-only: what is in it is served, nothing can be pulled")
     if not _allows(path, os.R_OK | os.W_OK | os.X_OK):
         return fail(f"{name}: {path} cannot be written", f"sudo chown -R $USER {path}; or {variable}")
     if path.stat().st_mode & _OTHERS_MAY_WRITE:

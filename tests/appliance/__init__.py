@@ -1,0 +1,1 @@
+"""Tests of the appliance with real containers, real systemd and real packages: `make test-appliance`."""
