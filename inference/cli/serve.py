@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from inference.cli.common import F
+from inference.errors import ModelNotFoundError, SettingsError
 from inference.settings import Settings, load_settings, setting_help
 
 _HIDDEN_FLAGS = {"api_key"}  # a key on the command line is visible to every user of the machine
@@ -40,4 +41,7 @@ def serve(config: Path | None, /, **flags: Any) -> None:
     from inference.daemon import run_daemon
 
     given = {name: value for name, value in flags.items() if value not in (None, ())}
-    run_daemon(load_settings(given, config=config))
+    try:
+        run_daemon(load_settings(given, config=config))
+    except ModelNotFoundError as error:
+        raise SettingsError(f"preload: {error.message}", hint=error.hint, param="preload") from error
