@@ -104,7 +104,7 @@ test-310:
 	echo "test-310: skipped, no python3.10 on PATH or in ~/.pyenv/versions"
 
 run-310: .venv-310/test.stamp
-	.venv-310/bin/python -m pytest $(PARALLEL)
+	.venv-310/bin/python -m pytest $(PARALLEL) $(TESTS_310)
 
 $(SERVE): $(COMMON) requirements/base.txt
 	@$(call venv,$(PYTHON),$(VENV),requirements/base.txt)
