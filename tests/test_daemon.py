@@ -333,7 +333,7 @@ def test_a_foreign_host_name_is_refused(daemon: DaemonProcess) -> None:
         (["serve", "--state-dir", "/proc/nowhere"], 78),
         (["--config", "/nowhere/jetllm.yaml", "serve"], 78),
         (["pull", "no-such-model"], 1),
-        (["run", "Hi", "--temperature", "9"], 1),
+        (["run", "Hi", "--temperature", "9"], 2),
         (["frobnicate"], 2),
     ],
 )
