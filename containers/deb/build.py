@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from containers.deb.closure import ForeignImportError, closure  # noqa: E402 - the checkout comes first
-from inference import __version__  # noqa: E402
+from inference import __version__  # noqa: E402 - as above
 
 SOURCES = ROOT / "containers/deb/package"
 UNITS = ROOT / "systemd"
@@ -92,7 +92,7 @@ def build(architecture: str, version: str, output: Path) -> Path:
         # gzip, because every dpkg reads it and its bytes do not depend on the number of processors.
         argv = ["dpkg-deb", "--root-owner-group", "-Zgzip", "-z9", "--build", str(tree), str(built)]
         environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "SOURCE_DATE_EPOCH": str(epoch_s)}
-        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - ours
         if done.returncode != 0:
             raise BuildError(f"dpkg-deb: {done.stderr.strip()}")
         built.chmod(0o644)

@@ -143,7 +143,7 @@ class Container:
         argv = self._engine.run_argv(CURRENT, groups=list(_gpu_groups()) if on_jetson else ())
         environment = {**inherited(self._environ), KEY_VARIABLE: self.daemon.key or ""}
         # In a session of its own: a terminal's ctrl-C is for the supervisor, who then stops it in order.
-        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)  # noqa: S603
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)  # noqa: S603 - ours
 
     def stop(self, process: subprocess.Popen[bytes], timeout_s: float) -> None:
         """Ask it to end, and kill it after *timeout_s*."""
