@@ -122,6 +122,15 @@ def test_an_error_is_one_message_with_its_hint_and_json_too(
     assert "cannot be read: No such file" in capsys.readouterr().err
 
 
+def test_a_machine_that_is_no_appliance_stays_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To go back where nothing was installed is refused, and makes no directory."""
+    assert main(["--root", str(tmp_path), "rollback"]) == 1
+    assert "this machine is no appliance" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_exit_codes_are_the_documented_ones(
     device: StandinDevice, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from inference.appliance.config import Config
 from inference.appliance.engine import CURRENT, NEXT, PREVIOUS, Engine
-from inference.appliance.errors import ImageError
+from inference.appliance.errors import ImageError, NoReleaseError
 from inference.appliance.layout import Layout
 from inference.appliance.manifest import Manifest
 from inference.appliance.releases import (
@@ -53,7 +53,13 @@ class Installation:
 
         Raises:
             AlreadyRunningError: another process changes it.
+            NoReleaseError: this machine is no appliance; nothing is made on it.
         """
+        if not (self.layout.config.exists() or self.layout.data.is_dir()):
+            raise NoReleaseError(
+                f"this machine is no appliance: there is no {self.layout.config}; nothing was changed",
+                hint="install the package of the host's side: docs/flash.md",
+            )
         with files.lock_file(self.layout.releases.parent / _LOCK) as descriptor:
             if not files.try_lock(descriptor):
                 raise AlreadyRunningError(
