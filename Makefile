@@ -74,9 +74,10 @@ test-clients: $(CLIENTS)
 	.venv-clients/bin/python -m pytest -m clients -rs
 	.venv-clients/bin/python -m pytest -rs $(PARALLEL) $(WITH_CLIENTS)
 
+# HARNESS chooses among them: -k ...
 test-harness: $(TRANSFORMERS)
 	.venv-transformers/bin/jetllm pull $(TEST_MODELS)
-	.venv-transformers/bin/python -m pytest -m harness -rs
+	.venv-transformers/bin/python -m pytest -m harness -rs $(HARNESS)
 
 # The last ones are in `make test`, too; here they find hadolint, shellcheck and the schemas of Kubernetes.
 WITH_TOOLS := tests/test_containers.py tests/test_container_scripts.py tests/test_k3s.py tests/test_deb.py
