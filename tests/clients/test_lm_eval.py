@@ -26,8 +26,8 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="make test-clients"),
 ]
 TASKS = ROOT / "tests" / "clients" / "lm_eval_tasks"
-# How far a sum of log-probabilities may be from the reference's. llama.cpp keeps its KV cache in float16: of
-# 18 continuations and 6 texts the worst was 0.015 off, and 5 were beyond 0.01 (November 2026).
+# How far a sum of log-probabilities may be from the reference's. llama.cpp's attention and KV cache are in
+# float16: of 18 continuations and 6 texts the worst was 0.015 off, and 5 were beyond 0.01 (November 2026).
 FLOAT32 = {"llamacpp": 0.02, "transformers": 0.01}
 # As shipped the worst was 0.40 off of 16.3 in a continuation, and 0.48 of 67.3 in a whole text.
 ROUNDED = 0.6
