@@ -83,6 +83,20 @@ def test_bodies_have_the_bounds_that_are_checked(told: dict[str, Any]) -> None:
     assert "options" in schemas["OllamaChatBody"]["properties"]
 
 
+def test_bounds_are_json_schemas_own_words(told: dict[str, Any]) -> None:
+    """Nothing of pydantic's own names for bounds is left: no reader of the document knows them."""
+    assert not {"ge", "gt", "le", "lt"} & set(_keys(told["components"]["schemas"]))
+    options = told["components"]["schemas"]["Options"]["properties"]
+    assert options["top_k"]["anyOf"][0] == {"type": "integer", "minimum": -1, "maximum": 1000}
+
+
+def _keys(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _keys(inner)
+
+
 BODIES = [(method, rule) for (method, rule), each in OPERATIONS.items() if each.body is not None]
 
 

@@ -45,8 +45,8 @@ NoSuffix = Annotated[None, _empty("filling in before a suffix is not supported")
 NoTemplate = Annotated[None, _empty("a request cannot bring its own template")]
 
 Text = Annotated[str, Field(max_length=2**20)]
-Whole = Annotated[int, BeforeValidator(_whole, json_schema_input_type=int)]
-Count = Annotated[Whole, Field(ge=-(2**31), lt=2**31)]
+Whole = BeforeValidator(_whole)
+Count = Annotated[int, Field(ge=-(2**31), lt=2**31), Whole]
 Texts = Annotated[
     list[Text],
     BeforeValidator(_listed, json_schema_input_type=Text | list[Text]),
@@ -60,13 +60,13 @@ class Options(Strict):
 
     num_predict: Count | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_k: Annotated[Whole, Field(ge=-1, le=1000)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=1000), Whole] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repeat_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), Whole] | None = None
     stop: Stop | None = None
 
     def values(self) -> dict[str, Any]:
@@ -236,7 +236,7 @@ class EmbedBody(NamedBody):
     """The body of ``POST /api/embed``; without input it loads."""
 
     input: Texts | None = None
-    dimensions: Annotated[Whole, Field(ge=0, le=2**20)] | None = None
+    dimensions: Annotated[int, Field(ge=0, le=2**20), Whole] | None = None
     keep_alive: KeepAlive = None
 
     @property
