@@ -38,7 +38,7 @@ def test_the_engine_explains_and_describes(smollm2_path: Path) -> None:
 
 def test_the_engine_pulls_and_builds(smollm2_path: Path) -> None:
     """`pull` finds what is here, `build` says of what is not for MLC that there is nothing to build."""
-    with InferenceEngine() as engine:
+    with InferenceEngine(cache_dir=smollm2_path.parents[1]) as engine:
         assert engine.pull(MODEL, "llamacpp-q4_1")["path"] == str(smollm2_path)
         with pytest.raises(JetLLMError):
             engine.build(MODEL, "llamacpp-q4_1")
