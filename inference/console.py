@@ -21,6 +21,7 @@ _PHASES = {
     "wait": "waiting for another download",
     "download": "downloading",
     "copy": "unpacking",
+    "pack": "packing",
     "check": "checking",
 }
 

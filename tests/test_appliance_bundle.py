@@ -263,6 +263,13 @@ def _hostile(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", data: byt
 class TestTar:
     """The tar's own words are not believed: only the one right sequence of bytes is taken."""
 
+    def test_a_pipe_is_refused_and_not_waited_for(self, made: Maker, tmp_path: Path) -> None:
+        """Nobody may ever write to it."""
+        pipe = tmp_path / "release.tar"
+        os.mkfifo(pipe)
+        with pytest.raises(BundleError, match="expected a directory or a \\.tar"):
+            check_bundle(pipe, made.trusted)
+
     @pytest.mark.parametrize(
         "member",
         [

@@ -26,7 +26,7 @@ from inference.device.images import image_for
 from inference.errors import InsufficientStorageError
 
 Report = Callable[[str, int, int], None]
-"""Gets what is being done ("check", "copy"), the bytes of it that are done, and those of all of it."""
+"""Gets what is done ("check", "copy", "pack"), the bytes of it that are done, and those of all of it."""
 
 _UNPACKED = f"{files.TEMPORARY_PREFIX}bundle-"
 _RESERVE_BYTES = 64 * 2**20
@@ -288,7 +288,8 @@ def _created(directory: Path | None, name: str) -> Iterator[IO[bytes]]:
 @contextmanager
 def _opened_tar(path: Path) -> Iterator[IO[bytes]]:
     try:
-        file = path.open("rb")
+        # Not path.open: on a pipe that nobody writes to it would wait for ever.
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except OSError as error:
         raise _unreadable(path, error) from None
     with file:

@@ -206,7 +206,7 @@ class _Copier:
             if size > file.bytes:
                 break
             out.write(block)
-            self._report("copy", self._done_bytes + size, self._draft.total_bytes)
+            self._report("pack", self._done_bytes + size, self._draft.total_bytes)
         if size != file.bytes:
             raise BundleError(
                 f"{self._sources[file.path]}: it was changed meanwhile",

@@ -223,7 +223,8 @@ def _summary(manifest: Manifest) -> str:
         ("board", manifest.boards),
     )
     only = "".join(f", {what} {' or '.join(those)}" for what, those in wanted if those)
+    count = len(manifest.models)
     return (
         f"release {manifest.version} for {manifest.arch}{only}: image {manifest.image.reference}, "
-        f"{len(manifest.models)} models, {manifest.total_bytes / 1e6:.0f} MB"
+        f"{count} model{'' if count == 1 else 's'}, {manifest.total_bytes / 1e6:.0f} MB"
     )
