@@ -1,4 +1,4 @@
-"""The flash overlay: what it puts into NVIDIA's root file system, what it refuses, what it says to run."""
+"""The flash overlay: what it puts into NVIDIA's root file system, and what it refuses."""
 
 from __future__ import annotations
 
@@ -7,64 +7,29 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from containers.deb import build as builder
-from containers.flash.boards import BOARDS, Flash, FlashError, commands, files
-from containers.flash.changes import STAGING, Changes
+from containers.flash.boards import BOARDS, Flash, commands
 from containers.flash.main import main
 from containers.flash.packages import Package, missing
 from inference import __version__
-from inference.appliance.creating import Contents, create_bundle
-from inference.appliance.signing import generate_keys
-from inference.device.detect import compute_capability, known_boards
 from tests.documents import ROOT, blocks
-from tests.release_parts import make_image
-
-TEST = "tests/test_flash_overlay.py::test_documented_commands_run"
-RELEASE = "# R{} (release), REVISION: {}, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8\n"
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJetLLMJetLLMJetLLMJetLLMJetLLMJetLLMJetL me@host"
-INSTALLED = {
-    "dpkg": "1.21.1ubuntu2.3",
-    "python3": "3.10.6-1~22.04.1",
-    "python3-cryptography": "3.4.8-1ubuntu2.2",
-    "systemd": "249.11-0ubuntu3.12",
-    "docker.io": "24.0.7-0ubuntu2~22.04.1",
-    "openssh-server": "1:8.9p1-3ubuntu0.10",
-}
-BOARD_FILES = (
-    *("flash.sh", "l4t_initrd_flash.sh", "tools/kernel_flash/l4t_initrd_flash.sh"),
-    "bootloader/generic/cfg/flash_t234_qspi.xml",
-    *(f"tools/kernel_flash/flash_l4t_{name}.xml" for name in ("t234_nvme", "t234_nvme_rootfs_ab")),
-    *(f"tools/kernel_flash/flash_l4t_{name}.xml" for name in ("t264_nvme", "t264_nvme_rootfs_ab")),
-    *(f"jetson-orin-nano-devkit{suffix}.conf" for suffix in ("", "-super")),
-    *(f"jetson-agx-{name}.conf" for name in ("orin-devkit", "thor-devkit", "thor-t4000")),
+from tests.linux_for_tegra import (
+    BOARD_FILES,
+    INSTALLED,
+    KEY,
+    RELEASE,
+    Nvidia,
+    content,
+    make_deb,
+    make_release,
+    overlay,
 )
 
-
-@dataclass(frozen=True)
-class Nvidia:
-    """A `Linux_for_Tegra` as NVIDIA's archives and apply_binaries.sh leave it, in small."""
-
-    directory: Path
-
-    @property
-    def rootfs(self) -> Path:
-        """Its root file system."""
-        return self.directory / "rootfs"
-
-    def write_packages(self, versions: dict[str, str], architecture: str = "arm64") -> None:
-        """Say what is installed in it."""
-        paragraphs = [
-            f"Package: {name}\nStatus: install ok installed\nArchitecture: {architecture}\n"
-            f"Version: {version}\nDescription: one\n of several lines\n"
-            for name, version in versions.items()
-        ]
-        gone = "Package: podman\nStatus: deinstall ok config-files\nArchitecture: arm64\nVersion: 3.4\n"
-        (self.rootfs / "var/lib/dpkg/status").write_text("\n".join([*paragraphs, gone]))
+TEST = "tests/test_flash_overlay.py::test_documented_commands_run"
 
 
 @pytest.fixture
@@ -102,172 +67,6 @@ def ssh_key(tmp_path: Path) -> Path:
     path = tmp_path / "id_ed25519.pub"
     path.write_text(f"{KEY}\n")
     return path
-
-
-def make_deb(directory: Path, name: str, *lines: str, version: str = "1.0") -> Path:
-    """Another package, with nothing in it."""
-    control = directory / name / "DEBIAN"
-    control.mkdir(parents=True)
-    fields = (f"Package: {name}", f"Version: {version}", "Architecture: arm64", "Maintainer: x <x@x.invalid>")
-    (control / "control").write_text("\n".join([*fields, *lines, "Description: x", ""]))
-    built = directory / f"{name}.deb"
-    subprocess.run(
-        ["dpkg-deb", "--root-owner-group", "--build", directory / name, built],
-        check=True,
-        capture_output=True,
-    )
-    return built
-
-
-def make_release(directory: Path, *boards: str, tar: bool = False) -> tuple[Path, Path]:
-    """A signed bundle for *boards*, with an image of one empty layer; and the public key."""
-    directory.mkdir()
-    make_image(directory / "image.tar", "aarch64")
-    private = directory / "release.key"
-    public = generate_keys(private)
-    contents = Contents("1.0", directory / "image.tar", (), (), {}, l4t=("36.4",), boards=boards)
-    output = directory / ("bundle.tar" if tar else "bundle")
-    create_bundle(contents, output, private)
-    return output, public
-
-
-def content(root: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file, link and directory below *root*, with mode and content."""
-    found = {}
-    for path in root.rglob("*"):
-        data = (
-            os.readlink(path).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else b""
-        )
-        found[str(path.relative_to(root))] = (path.lstat().st_mode, data)
-    return found
-
-
-def overlay(nvidia: Nvidia, deb: Path, *arguments: str | Path, board: str = "orin-nano-8gb") -> int:
-    """Run the overlay in this process."""
-    given = [nvidia.directory, "--board", board, "--deb", deb, "--accept-license", *arguments]
-    return main([str(each) for each in given])
-
-
-# The commands
-
-INITRD = "sudo ./tools/kernel_flash/l4t_initrd_flash.sh"
-NVME = "--external-device nvme0n1p1 -c tools/kernel_flash/flash_l4t_t234_nvme.xml"
-NVME_AB = "--external-device nvme0n1p1 -c tools/kernel_flash/flash_l4t_t234_nvme_rootfs_ab.xml"
-QSPI = "-p '-c bootloader/generic/cfg/flash_t234_qspi.xml'"
-USB = "--showlogs --network usb0"
-NANO, AGX, THOR = "jetson-orin-nano-devkit", "jetson-agx-orin-devkit", "jetson-agx-thor-devkit"
-
-
-@pytest.mark.parametrize(
-    ("board", "l4t", "storage", "options", "wanted"),
-    [
-        ("orin-nano-8gb", "36.4.3", "nvme", {}, [f"{INITRD} {NVME} {QSPI} {USB} {NANO}-super internal"]),
-        ("orin-nano-8gb", "36.4.0", "nvme", {}, [f"{INITRD} {NVME} {QSPI} {USB} {NANO} internal"]),
-        ("orin-nano-8gb", "36.4.3", "sd", {}, [f"sudo ./flash.sh {NANO}-super internal"]),
-        ("orin-nx-16gb", "36.5.0", "nvme", {}, [f"{INITRD} {NVME} {QSPI} {USB} {NANO}-super internal"]),
-        (
-            *("orin-nx-16gb", "36.4.3", "nvme", {"rootfs_ab": True}),
-            [f"sudo ROOTFS_AB=1 {INITRD[5:]} {NVME_AB} {QSPI} {USB} {NANO}-super external"],
-        ),
-        (
-            *("orin-nano-4gb", "36.4.3", "nvme", {"massflash": 5, "config": "acme-carrier"}),
-            [
-                f"{INITRD} --no-flash --massflash 5 {NVME} {QSPI} --network usb0 acme-carrier internal",
-                f"{INITRD} --flash-only --massflash 5 --network usb0 --showlogs",
-            ],
-        ),
-        ("agx-orin-64gb", "36.4.3", "emmc", {}, [f"sudo ./flash.sh {AGX} internal"]),
-        ("agx-orin-32gb", "36.4.3", "nvme", {}, [f"{INITRD} {NVME} {USB} {AGX} external"]),
-        (
-            "agx-orin-64gb",
-            "36.4.3",
-            "emmc",
-            {"rootfs_ab": True},
-            [f"sudo ROOTFS_AB=1 ./flash.sh {AGX} internal"],
-        ),
-        (
-            *("agx-orin-64gb", "36.4.3", "emmc", {"massflash": 2}),
-            [
-                f"{INITRD} --no-flash --massflash 2 --network usb0 {AGX} internal",
-                f"{INITRD} --flash-only --massflash 2 --network usb0 --showlogs",
-            ],
-        ),
-        ("agx-thor-t5000", "38.2.0", "nvme", {}, [f"sudo ./l4t_initrd_flash.sh {THOR} internal"]),
-        (
-            "agx-thor-t4000",
-            "38.4.0",
-            "nvme",
-            {},
-            ["sudo ./l4t_initrd_flash.sh jetson-agx-thor-t4000 internal"],
-        ),
-        (
-            *("agx-thor-t5000", "39.2.0", "nvme", {"rootfs_ab": True}),
-            [f"sudo ROOTFS_AB=1 ./l4t_initrd_flash.sh {NVME_AB.replace('t234', 't264')} {THOR} external"],
-        ),
-        (
-            *("agx-thor-t5000", "38.2.0", "nvme", {"massflash": 3}),
-            [
-                f"{INITRD} --no-flash --massflash 3 --network usb0 {THOR} internal",
-                f"{INITRD} --flash-only --massflash 3 --network usb0 --showlogs {THOR}",
-            ],
-        ),
-        (
-            *("orin-nano-8gb", "39.2.0", "nvme", {"untested": True}),
-            [f"sudo ./l4t_initrd_flash.sh {NANO}-super internal"],
-        ),
-    ],
-)
-def test_command_is_nvidias(
-    board: str, l4t: str, storage: str, options: dict[str, object], wanted: list[str]
-) -> None:
-    """For each board, release and storage, word by word what NVIDIA's documents say."""
-    flash = Flash(BOARDS[board], l4t, storage, **options)  # type: ignore[arg-type]
-    assert [shlex.join(command) for command in commands(flash)] == wanted
-
-
-@pytest.mark.parametrize(
-    ("board", "l4t", "storage", "options", "why"),
-    [
-        ("xavier-nx-8gb", "35.4.1", "nvme", {}, "L4T 35, has Python 3.8; the package needs 3.10"),
-        ("nano-4gb", "32.7.4", "sd", {}, "L4T 32.7, has Python 3.6; the package needs 3.10"),
-        ("orin-nano-8gb", "39.2.0", "nvme", {}, "on which no image with MLC has been tested"),
-        ("orin-nano-8gb", "35.4.1", "nvme", {}, "is flashed with L4T 36, not with 35.4.1"),
-        ("agx-thor-t5000", "36.4.3", "nvme", {}, "is flashed with L4T 38 or 39, not with 36.4.3"),
-        ("agx-thor-t4000", "38.2.0", "nvme", {}, "is flashed with L4T 38.4 or 39, not with 38.2.0"),
-        ("orin-nano-8gb", "36.4.3", "emmc", {}, "is not flashed on emmc, but on nvme or sd"),
-        ("orin-nx-16gb", "36.4.3", "sd", {}, "is not flashed on sd, but on nvme"),
-        ("orin-nano-8gb", "36.4.3", "sd", {"massflash": 2}, "alone"),
-        ("orin-nano-8gb", "36.4.3", "sd", {"rootfs_ab": True}, "one root file system"),
-        ("orin-nano-8gb", "39.2.0", "sd", {"untested": True}, "not with L4T 39.2.0"),
-    ],
-)
-def test_what_cannot_be_flashed_so_is_refused(
-    board: str, l4t: str, storage: str, options: dict[str, object], why: str
-) -> None:
-    """The reason is told, and what to do instead."""
-    with pytest.raises(FlashError) as refused:
-        commands(Flash(BOARDS[board], l4t, storage, **options))  # type: ignore[arg-type]
-    assert why in refused.value.message
-    assert refused.value.hint
-
-
-def test_every_board_that_we_know_is_in_the_table() -> None:
-    """Each is flashed or refused with a reason; a GPU is what the device would say it is."""
-    assert sorted(BOARDS) == known_boards()
-    for name, board in BOARDS.items():
-        assert board.compute_capability == compute_capability(name)
-        assert bool(board.refused) != bool(board.storages and board.releases)
-
-
-def test_files_of_a_command_are_looked_for() -> None:
-    """Scripts, partition layouts and the board's configuration."""
-    flash = Flash(BOARDS["orin-nano-8gb"], "36.4.3", "nvme")
-    assert files(flash) == [
-        "./tools/kernel_flash/l4t_initrd_flash.sh",
-        "bootloader/generic/cfg/flash_t234_qspi.xml",
-        "jetson-orin-nano-devkit-super.conf",
-        "tools/kernel_flash/flash_l4t_t234_nvme.xml",
-    ]
 
 
 # What is put in
@@ -313,7 +112,11 @@ def test_everything_is_put_in(
     }
     out = capsys.readouterr().out
     assert f"cd {nvidia.directory}" in out
-    assert f"{INITRD} {NVME} {QSPI} {USB} {NANO}-super internal" in out
+    assert (
+        "sudo ./tools/kernel_flash/l4t_initrd_flash.sh --external-device nvme0n1p1"
+        " -c tools/kernel_flash/flash_l4t_t234_nvme.xml -p '-c bootloader/generic/cfg/flash_t234_qspi.xml'"
+        " --showlogs --network usb0 jetson-orin-nano-devkit-super internal" in out
+    )
 
 
 def test_a_second_run_changes_nothing(nvidia: Nvidia, deb: Path, ssh_key: Path) -> None:
@@ -349,7 +152,7 @@ def test_runs_as_a_command(nvidia: Nvidia, deb: Path, tmp_path: Path) -> None:
         [sys.executable, str(tool), *arguments], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert f"sudo ./flash.sh {AGX} internal" in done.stdout
+    assert "sudo ./flash.sh jetson-agx-orin-devkit internal" in done.stdout
     done = subprocess.run([tool, "--list"], cwd="/", capture_output=True, text=True)
     assert {line.split()[0] for line in done.stdout.splitlines()} == set(BOARDS)
 
@@ -598,98 +401,3 @@ def test_bundle_that_is_not_believed_is_refused(
     image = bundle / "image.tar"
     image.write_bytes(image.read_bytes()[:-1] + b"\1")
     refused(nvidia, deb, capsys, "--bundle", bundle, "--trust", public)
-
-
-# All or nothing
-
-PREPARED = """
-import os, sys
-from pathlib import Path
-from containers.flash.changes import Changes
-root, last = Path(sys.argv[1]), int(sys.argv[2])
-real, count = Path.rename, 0
-
-def rename(self, target):
-    global count
-    if count == last:
-        os._exit(9)
-    count += 1
-    return real(self, target)
-
-Path.rename = rename
-with Changes(root) as changes:
-    changes.put("etc/new/one", b"1")
-    changes.put("etc/old", b"2")
-    changes.put_link("etc/link", "to")
-    changes.put_directory("var/pool", [("a", root / "etc/old")])
-    changes.apply()
-print(count)
-"""
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    """A root file system with something to replace."""
-    root = tmp_path / "rootfs"
-    (root / "etc").mkdir(parents=True)
-    (root / "etc/old").write_text("0")
-    (root / "etc/link").symlink_to("from")
-    (root / "var/pool").mkdir(parents=True)
-    (root / "var/pool/z").write_text("z")
-    return root
-
-
-def prepared(root: Path, last: int) -> subprocess.CompletedProcess[str]:
-    """Make four changes in a process of its own, which is killed before rename number *last*."""
-    return subprocess.run(
-        [sys.executable, "-c", PREPARED, root, str(last)], cwd=ROOT, capture_output=True, text=True
-    )
-
-
-def test_a_kill_leaves_what_the_next_run_takes_back(small: Path) -> None:
-    """Killed at any rename, the next run finds the tree as it was before, and then makes all the changes."""
-    before = content(small)
-    done = prepared(small, 1000)
-    renames = int(done.stdout)
-    after = content(small)
-    assert (small / "etc/new/one").read_bytes() == b"1"
-    assert [path.name for path in (small / "var/pool").iterdir()] == ["a"]
-    assert STAGING not in after
-    assert renames == 7
-    with Changes(small) as changes:
-        changes.put("etc/old", b"0")
-        changes.put_link("etc/link", "from")
-        changes.put_directory("var/pool", [])
-        changes.apply()
-    (small / "etc/new/one").unlink()
-    (small / "etc/new").rmdir()
-    (small / "var/pool/z").write_text("z")
-    assert content(small) == before
-    for last in range(renames):
-        assert prepared(small, last).returncode == 9
-        assert content(small) != before
-        with Changes(small):
-            assert {name: each for name, each in content(small).items() if STAGING not in name} == before
-        assert content(small) == before
-
-
-def test_an_error_takes_everything_back(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that fails in the middle leaves the tree as it was."""
-    before = content(small)
-    real = Path.rename
-    count = 0
-
-    def rename(self: Path, target: Path) -> Path:
-        nonlocal count
-        count += 1
-        if count == 3:
-            raise OSError(5, "Input/output error")
-        return real(self, target)
-
-    monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(OSError, match="Input/output"), Changes(small) as changes:
-        changes.put("etc/new/one", b"1")
-        changes.put("etc/old", b"2")
-        changes.put("etc/link", b"3")
-        changes.apply()
-    assert content(small) == before
