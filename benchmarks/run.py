@@ -110,14 +110,8 @@ def decode_and_ttft(directory: Path) -> list[tuple[str, str, str, str]]:
             f"{rates[1]:.1f} of {rates[0]:.1f} tokens/s; share {share:.1%}, standard error {error:.1%}, "
             f"of {ROUNDS} rounds (bare against bare: {noise:.1%}, standard error {noise_error:.1%})"
         )
-        rows.append(
-            (
-                f"decode through HTTP, {label}",
-                f">= {limit:.0%}",
-                found,
-                verdict(share, limit, at_least=True),
-            )
-        )
+        verdict_ = verdict(share, limit, at_least=True)
+        rows.append((f"decode through HTTP, {label}", f">= {limit:.0%}", found, verdict_))
     extra_ms, bare_ms = _extra_ms(against_http)
     noise_ms, _ = _extra_ms(against_itself)
     found = f"{extra_ms:+.1f} ms on {bare_ms:.1f} ms (bare against bare: {noise_ms:+.1f} ms)"

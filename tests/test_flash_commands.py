@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 import pytest
 
@@ -77,10 +78,10 @@ NANO, AGX, THOR = "jetson-orin-nano-devkit", "jetson-agx-orin-devkit", "jetson-a
     ],
 )
 def test_command_is_nvidias(
-    board: str, l4t: str, storage: str, options: dict[str, object], wanted: list[str]
+    board: str, l4t: str, storage: str, options: dict[str, Any], wanted: list[str]
 ) -> None:
     """For each board, release and storage, word by word what NVIDIA's documents say."""
-    flash = Flash(BOARDS[board], l4t, storage, **options)  # type: ignore[arg-type]
+    flash = Flash(BOARDS[board], l4t, storage, **options)
     assert [shlex.join(command) for command in commands(flash)] == wanted
 
 
@@ -101,11 +102,11 @@ def test_command_is_nvidias(
     ],
 )
 def test_what_cannot_be_flashed_so_is_refused(
-    board: str, l4t: str, storage: str, options: dict[str, object], why: str
+    board: str, l4t: str, storage: str, options: dict[str, Any], why: str
 ) -> None:
     """The reason is told, and what to do instead."""
     with pytest.raises(FlashError) as refused:
-        commands(Flash(BOARDS[board], l4t, storage, **options))  # type: ignore[arg-type]
+        commands(Flash(BOARDS[board], l4t, storage, **options))
     assert why in refused.value.message
     assert refused.value.hint
 

@@ -45,6 +45,7 @@ NoSuffix = Annotated[None, _empty("filling in before a suffix is not supported")
 NoTemplate = Annotated[None, _empty("a request cannot bring its own template")]
 
 Text = Annotated[str, Field(max_length=2**20)]
+# Behind the bounds: in front of them, the document would have pydantic's words for them.
 Whole = BeforeValidator(_whole)
 Count = Annotated[int, Field(ge=-(2**31), lt=2**31), Whole]
 Texts = Annotated[
